@@ -1,0 +1,25 @@
+// Every subcommand is one file in this folder with one add_* function: it declares the subcommand's options on the CLI11 app and sets `action`, which
+// main() runs after parsing; the action's result is the exit code. Errors are thrown (core/error.h); main() prints them and maps exit codes.
+#pragma once
+
+#include <CLI/CLI.hpp>
+
+#include <functional>
+
+namespace cairn {
+
+using Action = std::function<int()>;
+
+void add_config(CLI::App& app, Action* action);     // config show: effective configuration, annotated
+void add_doctor(CLI::App& app, Action* action);     // what this machine is and whether Cairn can work on it
+void add_info(CLI::App& app, Action* action);       // what a file or folder is: checkpoint, shard, tokenizer, run
+void add_check(CLI::App& app, Action* action);      // operators against references; --oracle DIR
+void add_bench(CLI::App& app, Action* action);      // bench ops | bench read
+void add_tokenizer(CLI::App& app, Action* action);  // tokenizer train | encode | decode
+void add_shard(CLI::App& app, Action* action);      // text files -> token shard
+void add_train(CLI::App& app, Action* action);
+void add_eval(CLI::App& app, Action* action);
+void add_report(CLI::App& app, Action* action);
+void add_demo(CLI::App& app, Action* action);
+
+}  // namespace cairn
