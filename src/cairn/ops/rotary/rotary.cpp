@@ -1,0 +1,32 @@
+#include "cairn/ops/rotary/rotary.h"
+
+#include <ATen/TensorOperators.h>
+#include <ATen/core/grad_mode.h>
+#include <ATen/ops/arange.h>
+#include <ATen/ops/cos.h>
+#include <ATen/ops/pow.h>
+#include <ATen/ops/sin.h>
+
+#include "cairn/core/error.h"
+
+namespace cairn {
+
+RotaryTable rotary_table(int64_t first, int64_t length, int64_t head_dim, double theta, at::Device device, at::ScalarType dtype) {
+  CAIRN_CHECK(first >= 0 && length >= 0 && head_dim >= 2 && head_dim % 2 == 0 && theta > 0,
+              "rotary_table: first {}, length {}, head width {}, theta {}", first, length, head_dim, theta);
+  CAIRN_CHECK(first <= (int64_t{1} << 52) - length, "rotary_table: position {} is not exact in fp64", first + length);
+  const at::NoGradGuard no_grad;
+  const auto type = dtype == at::kDouble ? at::kDouble : at::kFloat;
+  const auto wide = at::TensorOptions().dtype(at::kDouble).device(device);
+  const at::Tensor position = at::arange(first, first + length, at::TensorOptions().dtype(at::kLong).device(device)).to(at::kDouble);
+  const at::Tensor frequency = at::pow(theta, at::arange(0, head_dim, 2, wide) / static_cast<double>(-head_dim));
+  // cos and sin of fp64 reduce modulo 2 pi exactly by themselves; only the finished values are rounded.
+  const at::Tensor angle = position.unsqueeze(1) * frequency;
+  return {at::cos(angle).to(type), at::sin(angle).to(type)};
+}
+
+at::Tensor norm_rotate(const at::Tensor& x, const at::Tensor& weight, const RotaryTable& table) {
+  return norm_rotate_reference(x, weight, table);
+}
+
+}  // namespace cairn
