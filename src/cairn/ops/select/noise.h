@@ -1,0 +1,15 @@
+// Counter-based Gumbel noise for the choice of chunks.
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include <cstdint>
+
+namespace cairn {
+
+// fp32 [B,L,Q,C] of -log(Exp(1)): element (b,t,q,i) is a function of (key, b, first_position + t, q, first_chunk + i) alone, the same
+// numbers on every device and for every thread count.
+at::Tensor gumbel_noise(uint64_t key, int64_t B, int64_t L, int64_t Q, int64_t C, int64_t first_position, int64_t first_chunk,
+                        at::Device device);
+
+}  // namespace cairn
