@@ -50,9 +50,9 @@ class ResourceError : public Error {
 }  // namespace cairn
 
 // A bug if false. The optional rest is a fmt format string with its values.
-#define CAIRN_CHECK(condition, ...)                                                                   \
-  do {                                                                                                \
-    if (!(condition)) [[unlikely]]                                                                    \
+#define CAIRN_CHECK(condition, ...)                                                                       \
+  do {                                                                                                    \
+    if (!(condition)) [[unlikely]]                                                                        \
       ::cairn::check_failed(__FILE__, __LINE__, #condition, ::cairn::detail::check_message(__VA_ARGS__)); \
   } while (false)
 

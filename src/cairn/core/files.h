@@ -52,7 +52,8 @@ class MappedFile {
   int64_t size_ = 0;
 };
 
-// An exclusive lock on a folder (flock on FOLDER/.lock), so that two processes never share a run. UserError naming the folder if it is taken.
+// An exclusive lock on a folder (flock on FOLDER/.lock), so that two processes never share a run. UserError naming the folder if it is
+// taken.
 class FolderLock {
  public:
   explicit FolderLock(const fs::path& folder);

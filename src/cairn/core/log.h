@@ -10,14 +10,23 @@ namespace cairn {
 
 enum class LogLevel { kDebug, kInfo, kWarn, kError };
 void log_line(LogLevel level, const std::string& message);
+bool log_enabled(LogLevel level);
 
 template <typename... Args>
-void log_debug(fmt::format_string<Args...> f, Args&&... args) { log_line(LogLevel::kDebug, fmt::format(f, std::forward<Args>(args)...)); }
+void log_debug(fmt::format_string<Args...> f, Args&&... args) {
+  log_line(LogLevel::kDebug, fmt::format(f, std::forward<Args>(args)...));
+}
 template <typename... Args>
-void log_info(fmt::format_string<Args...> f, Args&&... args) { log_line(LogLevel::kInfo, fmt::format(f, std::forward<Args>(args)...)); }
+void log_info(fmt::format_string<Args...> f, Args&&... args) {
+  log_line(LogLevel::kInfo, fmt::format(f, std::forward<Args>(args)...));
+}
 template <typename... Args>
-void log_warn(fmt::format_string<Args...> f, Args&&... args) { log_line(LogLevel::kWarn, fmt::format(f, std::forward<Args>(args)...)); }
+void log_warn(fmt::format_string<Args...> f, Args&&... args) {
+  log_line(LogLevel::kWarn, fmt::format(f, std::forward<Args>(args)...));
+}
 template <typename... Args>
-void log_error(fmt::format_string<Args...> f, Args&&... args) { log_line(LogLevel::kError, fmt::format(f, std::forward<Args>(args)...)); }
+void log_error(fmt::format_string<Args...> f, Args&&... args) {
+  log_line(LogLevel::kError, fmt::format(f, std::forward<Args>(args)...));
+}
 
 }  // namespace cairn

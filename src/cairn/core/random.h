@@ -13,17 +13,20 @@ namespace cairn {
 // A strong 64-bit mix of a list of words; used to derive stream keys: stream_key({seed, kPurpose, i}).
 uint64_t stream_key(std::initializer_list<uint64_t> words);
 
+// The block function: 128 counter bits and 64 key bits to 128 random bits.
+void philox4x32_10(const uint32_t counter[4], const uint32_t key[2], uint32_t out[4]);
+
 // One stream of Philox-4x32-10 numbers. Cheap to make; copy to fork.
 class Random {
  public:
   explicit Random(uint64_t key) : key_(key) {}
   Random(uint64_t seed, uint64_t index) : Random(stream_key({seed, index})) {}
 
-  uint64_t next();                    // 64 uniform bits
-  int64_t below(int64_t n);           // uniform in [0, n), n >= 1, unbiased
-  double uniform();                   // uniform in [0, 1), 53 bits
-  double normal();                    // standard normal (Box-Muller; two uniforms a call)
-  double exponential();               // mean 1, never 0
+  uint64_t next();           // 64 uniform bits
+  int64_t below(int64_t n);  // uniform in [0, n), n >= 1, unbiased
+  double uniform();          // uniform in [0, 1), 53 bits
+  double normal();           // standard normal (Box-Muller; two uniforms a call)
+  double exponential();      // mean 1, never 0
   bool chance(double p) { return uniform() < p; }
 
   template <typename T>
@@ -35,9 +38,9 @@ class Random {
 
  private:
   uint64_t key_;
-  uint64_t counter_ = 0;   // next block
-  uint32_t block_[4] = {}; // current block
-  int used_ = 4;           // words used of the block
+  uint64_t counter_ = 0;    // next block
+  uint32_t block_[4] = {};  // current block
+  int used_ = 4;            // words used of the block
 };
 
 }  // namespace cairn

@@ -14,8 +14,8 @@
 namespace cairn {
 
 enum class Dtype { kF64, kF32, kBF16, kF16, kI64, kI32, kI16, kI8, kU8, kBool };
-int64_t dtype_size(Dtype dtype);          // bytes
-std::string_view dtype_name(Dtype dtype); // "F32", as in the file
+int64_t dtype_size(Dtype dtype);           // bytes
+std::string_view dtype_name(Dtype dtype);  // "F32", as in the file
 
 struct TensorInfo {
   Dtype dtype = Dtype::kF32;
@@ -30,8 +30,8 @@ class SafetensorsFile {
   const std::map<std::string, TensorInfo>& tensors() const { return tensors_; }
   const std::map<std::string, std::string>& metadata() const { return metadata_; }
   bool contains(const std::string& name) const { return tensors_.count(name) != 0; }
-  const TensorInfo& info(const std::string& name) const;                // UserError if absent
-  std::span<const uint8_t> data(const std::string& name) const;         // valid while this object lives; may be unaligned
+  const TensorInfo& info(const std::string& name) const;         // UserError if absent
+  std::span<const uint8_t> data(const std::string& name) const;  // valid while this object lives; may be unaligned
   const fs::path& path() const { return path_; }
 
  private:
@@ -49,7 +49,8 @@ struct TensorToWrite {
   std::span<const uint8_t> data;  // contiguous, row-major; size must match
 };
 
-// Writes atomically; tensors in the given order, each begin aligned to 64 bytes, header padded with spaces to a multiple of 8.
+// Writes atomically; tensors in the given order and without holes between them (the format's own library refuses holes); the header is
+// padded with spaces so that the data part begins at a multiple of 64 bytes.
 void write_safetensors(const fs::path& path, const std::vector<TensorToWrite>& tensors, const std::map<std::string, std::string>& metadata);
 
 }  // namespace cairn
