@@ -48,7 +48,7 @@ struct ModelConfig {
   std::vector<UpperLayer> upper_layers() const;
   int64_t upper_windows() const;                    // n_up: window attentions in the upper half
   int64_t lower_reach() const { return lower_layers * (window - 1); }   // R_low, tokens
-  int64_t upper_reach() const { return upper_windows() * (window - 1); }
+  int64_t upper_reach() const;                      // tokens before a row that its logits depend on above the midpoint
   int64_t parameter_count() const;
   std::string to_json() const;                      // the `config.json` of a checkpoint
   static ModelConfig from_json(std::string_view text, const std::string& source_name);

@@ -23,17 +23,23 @@ struct ChunkEncoding {
   at::Tensor k, v;       // [B,C*S,G,D]; k normed
 };
 
-// How a memory layer reaches the memory. Training holds it in three tensors; infer/ has pages. Chunk numbers are absolute.
+// What one retrieval found.
+struct Retrieved {
+  Selection selection;   // numbers are absolute chunk numbers
+  at::Tensor score;      // clean scores of the selected, fp32 [B,L,Q,N], 0 where unused; differentiable when training
+};
+
+// How a memory layer reaches the memory. Training holds it in three tensors (TrainingMemory below); infer/ has pages. Chunk numbers are absolute.
 class MemoryAccess {
  public:
   virtual ~MemoryAccess() = default;
-  // rq [B,L,Q,Dr], rows at positions first_position ..; fills `trace` (query, selection; score where it has it).
-  virtual Selection select(const at::Tensor& rq, int64_t first_position, RetrievalTrace* trace) = 0;
-  // Clean scores of the selection, [B,L,Q,N] fp32: differentiable when training.
-  virtual at::Tensor selected_scores(const at::Tensor& rq, const Selection& selection, RetrievalTrace* trace) = 0;
-  // Keys and values that hold the selected chunks, and the selection renumbered into them.
-  virtual void gather(const Selection& selection, at::Tensor* k, at::Tensor* v, at::Tensor* index) = 0;
+  // rq [B,L,Q,Dr] normed queries; `visibility` carries the position of row 0. Fills trace->score where all scores exist (training).
+  virtual Retrieved retrieve(const at::Tensor& rq, int64_t top_k, const Visibility& visibility, RetrievalTrace* trace) = 0;
+  // Keys and values [B,M,G,D] that hold the selected chunks, and the selection renumbered into them (-1 stays -1).
+  virtual void gather(const at::Tensor& index, at::Tensor* k, at::Tensor* v, at::Tensor* local_index) = 0;
 };
+
+class WeightCache;
 
 class Model {
  public:
@@ -42,7 +48,8 @@ class Model {
   // tokens int64 [B,L] from position 0. Differentiable.
   ForwardResult forward(const at::Tensor& tokens, const ForwardOptions& options) const;
 
-  // The halves. first_position: absolute position of column 0. caches: one a window attention, read and replaced; null: text starts here and nothing is kept.
+  // The halves. first_position: absolute position of column 0. caches: read and replaced, sized by the callee (one a window attention; with
+  // retrieval_stride = chunk one more a retrieval, whose k holds the query of the last chunk's end); null: text starts here and nothing is kept.
   at::Tensor embed(const at::Tensor& tokens) const;                                                                // fp32 [B,L,d]
   at::Tensor lower(at::Tensor x, int64_t first_position, std::vector<WindowCache>* caches, at::ScalarType compute) const;
   ChunkEncoding encode_chunks(const at::Tensor& x, at::ScalarType compute) const;                                   // x [B,C*S,d]
@@ -58,6 +65,7 @@ class Model {
   ModelConfig config_;
   std::vector<UpperLayer> upper_layers_;
   std::shared_ptr<Parameters> parameters_;
+  std::shared_ptr<WeightCache> cache_;   // casts and joins of the weights, kept while no gradient is wanted
 };
 
 // A folder with model.safetensors, config.json and the tokenizer file. UserError for anything missing or inconsistent.

@@ -1,0 +1,104 @@
+#include "cairn/model/blocks.h"
+
+#include <ATen/TensorOperators.h>
+#include <ATen/ops/arange.h>
+#include <ATen/ops/cat.h>
+#include <ATen/ops/linear.h>
+#include <ATen/ops/pow.h>
+
+#include "cairn/ops/norm/norm.h"
+#include "cairn/ops/swiglu/swiglu.h"
+#include "cairn/ops/window/window.h"
+
+namespace cairn {
+namespace {
+
+// Queries, keys and values of one attention layer from one product; q and k normed per head and rotated.
+struct Projected {
+  at::Tensor q, k, v;  // [B,L,H|Hkv,D]
+};
+
+Projected project(const at::Tensor& x, const Weights& weights, const std::string& prefix, const ModelConfig& c, const RotaryTable& rotary) {
+  const at::Tensor h = rms_norm(x, weights.vector(prefix + ".norm.weight"), weights.compute());
+  at::Tensor bias;
+  if (weights.contains(prefix + ".q_proj.bias")) bias = weights.joined(prefix, {".q", ".k", ".v"}, "_proj.bias");
+  const at::Tensor joined = at::linear(h, weights.joined(prefix, {".q", ".k", ".v"}, "_proj.weight"), bias);
+  const int64_t B = x.size(0), L = x.size(1), q_width = c.heads * c.head_dim, kv_width = c.kv_heads * c.head_dim;
+  const auto part = [&](int64_t begin, int64_t width) { return joined.narrow(-1, begin, width).view({B, L, width / c.head_dim, c.head_dim}); };
+  return {norm_rotate(part(0, q_width), weights.vector(prefix + ".q_norm.weight"), rotary),
+          norm_rotate(part(q_width, kv_width), weights.vector(prefix + ".k_norm.weight"), rotary), part(q_width + kv_width, kv_width)};
+}
+
+at::Tensor output(const at::Tensor& attended, const Weights& weights, const std::string& prefix) {
+  return at::linear(attended.flatten(2), weights.matrix(prefix + ".o_proj.weight"));
+}
+
+}  // namespace
+
+SegmentPositions segment_positions(const ModelConfig& c, int64_t first_position, int64_t length, const at::Tensor& like) {
+  SegmentPositions positions;
+  if (c.positions == "rope") {
+    positions.rotary = rotary_table(first_position, length, c.head_dim, c.rope_theta, like.device(), like.scalar_type());
+  } else if (c.positions == "alibi") {
+    // Slopes 2^(-8 (h+1) / H), the geometric row of the ALiBi paper (arXiv 2108.12409).
+    const at::Tensor h = at::arange(1, c.heads + 1, at::TensorOptions().dtype(at::kFloat).device(like.device()));
+    positions.alibi = at::pow(2.0, h * (-8.0 / static_cast<double>(c.heads)));
+  }
+  return positions;
+}
+
+at::Tensor window_attention_block(const at::Tensor& x, const Weights& weights, const std::string& prefix, const ModelConfig& c,
+                                  const SegmentPositions& positions, WindowCache* cache) {
+  Projected p = project(x, weights, prefix, c, positions.rotary);
+  if (cache != nullptr) {
+    if (cache->k.defined()) {
+      p.k = at::cat({cache->k, p.k}, 1);
+      p.v = at::cat({cache->v, p.v}, 1);
+    }
+    const int64_t have = p.k.size(1), keep = std::min(have, c.window - 1);
+    // A copy, not a view: a view would keep the whole segment alive.
+    cache->k = p.k.narrow(1, have - keep, keep).clone();
+    cache->v = p.v.narrow(1, have - keep, keep).clone();
+  }
+  return x + output(window_attention(p.q, p.k, p.v, c.window, positions.alibi), weights, prefix);
+}
+
+at::Tensor mlp_block(const at::Tensor& x, const Weights& weights, const std::string& prefix, int64_t width) {
+  const at::Tensor h = rms_norm(x, weights.vector(prefix + ".norm.weight"), weights.compute());
+  const at::Tensor both = at::linear(h, weights.joined(prefix, {".gate", ".up"}, "_proj.weight"));
+  return at::linear(swiglu(both.narrow(-1, 0, width), both.narrow(-1, width, width)), weights.matrix(prefix + ".down_proj.weight"));
+}
+
+at::Tensor encoder_layer(const at::Tensor& x, const Weights& weights, const std::string& prefix, const ModelConfig& c, const RotaryTable& rotary) {
+  const Projected p = project(x, weights, prefix + ".attention", c, rotary);
+  const at::Tensor a = x + output(full_attention(p.q, p.k, p.v), weights, prefix + ".attention");
+  return a + mlp_block(a, weights, prefix + ".mlp", c.mlp());
+}
+
+ChunkEncoding encode_chunks(const at::Tensor& x, const Weights& weights, const ModelConfig& c) {
+  const int64_t B = x.size(0), S = c.chunk, C = x.size(1) / S, d = c.d_model, Q = c.retrieval_heads;
+  at::Tensor e = x.reshape({B * C, S, d});
+  if (c.pre_norm) e = rms_norm(e, weights.vector("chunk.pre_norm.weight"));
+  const bool cls = c.landmark == "cls";
+  if (cls) e = at::cat({e, weights.vector("chunk.cls").expand({B * C, 1, d})}, 1);
+  if (c.encoder_layers > 0) {
+    // Positions 0..S inside the chunk: what an encoder makes of a chunk does not depend on where it stands.
+    const RotaryTable rotary = rotary_table(0, e.size(1), c.head_dim, c.rope_theta, x.device(), x.scalar_type());
+    for (int64_t i = 0; i < c.encoder_layers; ++i) e = encoder_layer(e, weights, "chunk.encoder." + std::to_string(i), c, rotary);
+  }
+  e = rms_norm(e, weights.vector("chunk.norm.weight"), weights.compute());
+  const at::Tensor body = e.narrow(1, 0, S);
+  const at::Tensor summary = cls ? e.select(1, S) : body.mean(1);
+  ChunkEncoding out;
+  at::Tensor landmarks = at::linear(summary, weights.matrix("chunk.landmark_proj.weight"));
+  if (c.landmark_norm) landmarks = head_rms_norm(landmarks, weights.vector("chunk.landmark_norm.weight"), Q);
+  out.landmarks = landmarks.view({B, C, Q, c.retrieval_dim / Q});
+  const int64_t kv_width = c.memory_kv_heads * c.head_dim;
+  const at::Tensor kv = at::linear(body, weights.joined("chunk.", {"k", "v"}, "_proj.weight"));
+  const auto part = [&](int64_t begin) { return kv.narrow(-1, begin, kv_width).reshape({B, C * S, c.memory_kv_heads, c.head_dim}); };
+  out.k = norm_rotate(part(0), weights.vector("chunk.k_norm.weight"), {});
+  out.v = part(kv_width);
+  return out;
+}
+
+}  // namespace cairn

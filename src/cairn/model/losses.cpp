@@ -1,0 +1,127 @@
+#include "cairn/model/losses.h"
+
+#include <ATen/TensorOperators.h>
+#include <ATen/ops/arange.h>
+#include <ATen/ops/cat.h>
+#include <ATen/ops/full.h>
+#include <ATen/ops/linear.h>
+#include <ATen/ops/logsumexp.h>
+#include <ATen/ops/matmul.h>
+#include <ATen/ops/stack.h>
+#include <ATen/ops/where.h>
+#include <ATen/ops/zeros.h>
+
+#include <cmath>
+
+#include "cairn/core/error.h"
+#include "cairn/ops/cross_entropy/cross_entropy.h"
+#include "cairn/ops/select/select.h"
+
+namespace cairn {
+namespace {
+
+constexpr double kHidden = -1e30;  // a score that no softmax sees; finite, so that rows without any candidate stay free of NaN
+
+at::Tensor world_sum(const at::Tensor& value, World& world) {
+  at::Tensor sum = value.detach().clone();
+  if (world.size() > 1) world.all_reduce_sum(sum);
+  return sum;
+}
+
+at::Tensor visible(int64_t L, int64_t C, int64_t chunk, at::Device device) {
+  Visibility v;
+  v.chunk = chunk;
+  return visible_chunks(L, C, v, device);
+}
+
+// Source chunks of every row that count: visible, and the second not equal to the first. bool [B,L,2].
+at::Tensor usable_sources(const at::Tensor& source, int64_t chunk) {
+  const at::Tensor t = at::arange(source.size(1), source.options()).view({1, -1, 1});
+  const at::Tensor ok = (source >= 0).logical_and(t >= (source + 1) * chunk);
+  const at::Tensor first = ok.select(2, 0);
+  const at::Tensor same = source.select(2, 0) == source.select(2, 1);
+  return at::stack({first, ok.select(2, 1).logical_and(first.logical_and(same).logical_not())}, 2);
+}
+
+}  // namespace
+
+TokenLoss token_loss(const at::Tensor& hidden, const at::Tensor& embedding, const at::Tensor& target, const at::Tensor& weight, World& world) {
+  const CrossEntropy ce = linear_cross_entropy(hidden.flatten(0, 1), embedding, target.flatten());
+  TokenLoss out;
+  const at::Tensor total = world_sum(weight.sum(), world);
+  out.loss = (ce.loss * weight.flatten()).sum() / total;
+  out.per_token = ce.loss.detach().view(target.sizes());
+  out.correct = ce.correct.view(target.sizes());
+  return out;
+}
+
+at::Tensor distillation_loss(const Trace& trace, int64_t chunk, World& world) {
+  at::Tensor total;
+  for (const RetrievalTrace& r : trace.retrievals) {
+    CAIRN_CHECK(r.lse.defined() && r.score.size(2) == 1, "distillation needs the chunk masses and one retrieval head");
+    const int64_t B = r.score.size(0), L = r.score.size(1), C = r.score.size(3), rows = std::max<int64_t>(L - chunk, 0);
+    const at::Tensor vis = visible(L, C, chunk, r.score.device()).narrow(0, L - rows, rows);
+    const at::Tensor mass = r.lse.narrow(1, L - rows, rows).masked_fill(vis.unsqueeze(1).logical_not(), kHidden).softmax(-1).mean(2);
+    const at::Tensor log_p = r.score.narrow(1, L - rows, rows).select(2, 0).masked_fill(vis.logical_not(), kHidden).log_softmax(-1);
+    const at::Tensor sum = -(mass * log_p).masked_fill(vis.logical_not(), 0).sum();
+    const at::Tensor count = world_sum(at::full({}, static_cast<double>(B * rows), sum.options().requires_grad(false)), world);
+    total = total.defined() ? total + sum / count : sum / count;
+  }
+  CAIRN_CHECK(total.defined(), "distillation without a retrieval");
+  return total;
+}
+
+at::Tensor route_loss(const Trace& trace, const at::Tensor& source, const at::Tensor& weight, int64_t chunk, const std::shared_ptr<World>& world) {
+  const int64_t B = source.size(0), L = source.size(1), C = trace.landmarks.size(1);
+  const at::TensorOptions options = trace.landmarks.options().dtype(weight.scalar_type()).requires_grad(false);
+  if (C == 0) return at::zeros({}, options);
+  CAIRN_CHECK(trace.landmarks.size(2) == 1, "the route loss needs one retrieval head, there are {}", trace.landmarks.size(2));
+  // All chunks of the global batch are candidates; those of a row's own sequence only where visible.
+  const at::Tensor all = gather_with_gradient(trace.landmarks.flatten(0, 1).flatten(1), world);  // [world * B * C, r]
+  const int64_t sequences = all.size(0) / C, own_first = world->rank() * B;
+  const at::Tensor vis = visible(L, C, chunk, source.device());
+  at::Tensor open = at::full({B, L, sequences, C}, true, vis.options());
+  for (int64_t b = 0; b < B; ++b) open.select(0, b).select(1, own_first + b).copy_(vis);
+  const at::Tensor closed = open.logical_not_().view({B * L, sequences * C});
+
+  const at::Tensor ok = usable_sources(source, chunk);
+  const at::Tensor any = ok.any(2);
+  const at::Tensor v = weight * any;
+  const at::Tensor total_weight = world_sum(v.sum(), *world).clamp_min(1e-30);
+  const at::Tensor safe = source.clamp(0, C - 1);
+  at::Tensor total;
+  for (const RetrievalTrace& r : trace.retrievals) {
+    const at::Tensor query = r.query.flatten(0, 1).flatten(1);  // [B*L, r]
+    at::Tensor score = at::linear(query, all);
+    if (score.scalar_type() != at::kDouble) score = score.to(at::kFloat);
+    score = score * (1.0 / std::sqrt(static_cast<double>(query.size(1))));
+    const at::Tensor rivals = at::logsumexp(score.masked_fill(closed, kHidden), {-1}).view({B, L});
+    const at::Tensor at_source = r.score.select(2, 0).gather(-1, safe).masked_fill(ok.logical_not(), kHidden);
+    const at::Tensor row = (rivals - at::logsumexp(at_source, {-1})).masked_fill(any.logical_not(), 0);
+    const at::Tensor loss = (row * v).sum() / total_weight;
+    total = total.defined() ? total + loss : loss;
+  }
+  return total.defined() ? total : at::zeros({}, options);
+}
+
+at::Tensor source_recall(const Trace& trace, const at::Tensor& source, const at::Tensor& is_answer, int64_t chunk, int64_t top_k) {
+  const int64_t L = source.size(1), C = trace.landmarks.size(1);
+  at::Tensor out = at::zeros({static_cast<int64_t>(trace.retrievals.size()), 2}, at::TensorOptions().dtype(at::kFloat).device(source.device()));
+  if (C == 0) return out;
+  const at::Tensor ok = usable_sources(source, chunk);
+  const at::Tensor rows = ok.any(2).logical_and(is_answer.to(at::kBool));
+  const at::Tensor count = rows.sum().clamp_min(1);
+  const at::Tensor vis = visible(L, C, chunk, source.device());
+  int64_t i = 0;
+  for (const RetrievalTrace& r : trace.retrievals) {
+    const at::Tensor score = r.score.detach().select(2, 0).masked_fill(vis.logical_not(), kHidden);
+    const at::Tensor best = std::get<1>(score.topk(std::min(top_k, C), -1));  // [B,L,K]
+    const at::Tensor hit = (best.unsqueeze(3) == source.unsqueeze(2)).logical_and(ok.unsqueeze(2));  // [B,L,K,2]
+    out.select(0, i).select(0, 0).copy_((hit.any(3).any(2).logical_and(rows)).sum().to(at::kFloat) / count);
+    out.select(0, i).select(0, 1).copy_((hit.select(2, 0).any(2).logical_and(rows)).sum().to(at::kFloat) / count);
+    ++i;
+  }
+  return out;
+}
+
+}  // namespace cairn
