@@ -23,10 +23,16 @@ namespace cairn {
 
 struct TaskOptions {
   // Shares of training samples, "task:share"; normalised to sum 1.
-  std::vector<std::string> mix = {"text:0.12", "copy:0.08", "single_needle:0.03", "multi_query:0.08", "variable_tracking:0.11",
-                                  "variable_tracking_2:0.08", "dense_needles:0.18", "dense_chains:0.32"};
+  std::vector<std::string> mix = {"text:0.12",
+                                  "copy:0.08",
+                                  "single_needle:0.03",
+                                  "multi_query:0.08",
+                                  "variable_tracking:0.11",
+                                  "variable_tracking_2:0.08",
+                                  "dense_needles:0.18",
+                                  "dense_chains:0.32"};
   double answer_weight = 20;
-  int64_t pair_needles = 6;   // word_pairs: needles a training sequence
+  int64_t pair_needles = 6;  // word_pairs: needles a training sequence
   void declare(OptionTable& table, const std::string& section = "tasks");
 };
 
@@ -37,8 +43,10 @@ class TaskSet {
   ~TaskSet();
 
   Sample training_sample(uint64_t seed, int64_t index, int64_t length) const;
-  // Evaluation keys, names and values only (hash mod 16 == 0); `haystack` null: the task's own (word_pairs). UserError if `length` is too short.
-  EvalSample eval_sample(const std::string& task, uint64_t seed, int64_t index, int64_t length, std::shared_ptr<const TokenSource> haystack) const;
+  // Evaluation keys, names and values only (hash mod 16 == 0); `haystack` null: the task's own (word_pairs). UserError if `length` is too
+  // short.
+  EvalSample eval_sample(const std::string& task, uint64_t seed, int64_t index, int64_t length,
+                         std::shared_ptr<const TokenSource> haystack) const;
   static std::vector<std::string> training_tasks();
   static std::vector<std::string> eval_tasks();
 
