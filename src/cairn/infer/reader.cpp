@@ -1,0 +1,285 @@
+#include "cairn/infer/reader.h"
+
+#include <ATen/core/grad_mode.h>
+#include <ATen/ops/cat.h>
+#include <ATen/ops/constant_pad_nd.h>
+#include <ATen/ops/empty.h>
+
+#include <algorithm>
+#include <utility>
+
+#include "cairn/core/error.h"
+#include "cairn/infer/memory_access.h"
+
+namespace cairn {
+namespace {
+
+int64_t width(const at::Tensor& x) { return x.defined() ? x.size(1) : 0; }
+
+// The columns of a followed by those of b; a may be undefined.
+at::Tensor join(const at::Tensor& a, const at::Tensor& b) { return width(a) == 0 ? b : at::cat({a, b}, 1); }
+
+// A copy of the last n columns, so that what they were cut from can go.
+at::Tensor last_columns(const at::Tensor& x, int64_t n) {
+  n = std::min(n, x.size(1));
+  return x.narrow(1, x.size(1) - n, n).clone();
+}
+
+int64_t cache_bytes(const std::vector<WindowCache>& caches) {
+  int64_t total = 0;
+  for (const WindowCache& cache : caches) {
+    if (cache.k.defined()) total += cache.k.nbytes();
+    if (cache.v.defined()) total += cache.v.nbytes();
+  }
+  return total;
+}
+
+std::vector<WindowCache> row_of(const std::vector<WindowCache>& caches, int64_t row) {
+  std::vector<WindowCache> one(caches.size());
+  for (size_t i = 0; i < caches.size(); ++i) {
+    if (caches[i].k.defined()) one[i].k = caches[i].k.narrow(0, row, 1);
+    if (caches[i].v.defined()) one[i].v = caches[i].v.narrow(0, row, 1);
+  }
+  return one;
+}
+
+// [B,L,...,N] to N slots, the new ones holding `fill`.
+at::Tensor widen(const at::Tensor& x, int64_t slots, double fill) {
+  return x.size(-1) == slots ? x : at::constant_pad_nd(x, {0, slots - x.size(-1)}, fill);
+}
+
+at::Tensor join_slots(const at::Tensor& a, const at::Tensor& b, double fill) {
+  if (!a.defined() || !b.defined()) return {};
+  const int64_t slots = std::max(a.size(-1), b.size(-1));
+  return at::cat({widen(a, slots, fill), widen(b, slots, fill)}, 1);
+}
+
+// Rows of `more` behind those of `trace`.
+void append_trace(Trace more, Trace* trace) {
+  if (trace->retrievals.empty()) {
+    *trace = std::move(more);
+    return;
+  }
+  CAIRN_CHECK(more.retrievals.size() == trace->retrievals.size(), "{} and {} retrievals", more.retrievals.size(), trace->retrievals.size());
+  for (size_t i = 0; i < more.retrievals.size(); ++i) {
+    RetrievalTrace &to = trace->retrievals[i], &from = more.retrievals[i];
+    to.query = at::cat({to.query, from.query}, 1);
+    to.selection.index = join_slots(to.selection.index, from.selection.index, -1);
+    to.selection.score = join_slots(to.selection.score, from.selection.score, 0);
+    to.weight = join_slots(to.weight, from.weight, 0);
+  }
+}
+
+void keep_last_rows(int64_t rows, Trace* trace) {
+  for (RetrievalTrace& r : trace->retrievals) {
+    for (at::Tensor* x : {&r.query, &r.selection.index, &r.selection.score, &r.weight}) {
+      if (x->defined()) *x = x->narrow(1, x->size(1) - rows, rows);
+    }
+  }
+}
+
+}  // namespace
+
+ReaderState::ReaderState(const ModelConfig& config, int64_t batch, int64_t first_position)
+    : first(first_position), end(first_position), memory(config, batch, first_position / config.chunk) {
+  CAIRN_CHECK(first_position >= 0 && first_position % config.chunk == 0, "a text starts at a multiple of {}, not at {}", config.chunk, first_position);
+}
+
+int64_t ReaderState::bytes() const {
+  return memory.bytes() + cache_bytes(lower) + cache_bytes(upper) + (partial.defined() ? partial.nbytes() : 0) + (tail.defined() ? tail.nbytes() : 0);
+}
+
+std::unique_ptr<ReaderState> ReaderState::fork() const {
+  auto other = std::make_unique<ReaderState>(*this);
+  other->memory = memory.share();
+  return other;
+}
+
+std::unique_ptr<ReaderState> ReaderState::row(int64_t row) const {
+  auto one = std::make_unique<ReaderState>(*this);
+  one->memory = memory.row(row);
+  one->lower = row_of(lower, row);
+  one->upper = row_of(upper, row);
+  if (partial.defined()) one->partial = partial.narrow(0, row, 1);
+  if (tail.defined()) one->tail = tail.narrow(0, row, 1);
+  return one;
+}
+
+Reader::Reader(std::shared_ptr<const Model> model, ReaderOptions options) : model_(std::move(model)), options_(options) {
+  CAIRN_CHECK(options_.compute == at::kFloat || options_.compute == at::kBFloat16, "compute dtype");
+}
+
+int64_t Reader::reach(const ModelConfig& config) {
+  int64_t tokens = config.upper_reach();
+  if (config.retrieval_stride == "chunk") {
+    for (const UpperLayer& layer : config.upper_layers()) tokens += layer.memory && layer.retrieval ? config.chunk : 0;
+  }
+  return tokens;
+}
+
+int64_t Reader::state_bytes(const ModelConfig& config, int64_t batch, int64_t tokens, at::ScalarType compute) {
+  const int64_t element = compute == at::kFloat ? 4 : 2, chunks = tokens / config.chunk;
+  const int64_t slots = chunks + std::clamp(chunks, std::min(chunks, ChunkMemory::kSmallestPage), ChunkMemory::kLargestPage);
+  const int64_t caches = (config.lower_layers + config.upper_windows()) * 2 * (config.window - 1) * config.kv_heads * config.head_dim * element;
+  return ChunkMemory::bytes_for(config, batch, slots, element) + batch * (caches + (reach(config) + config.chunk) * config.d_model * 4);
+}
+
+at::Device Reader::device() const { return model_->parameters()->flat().device(); }
+
+int64_t Reader::segment_tokens() const {
+  if (options_.segment > 0) return options_.segment;
+  return device().is_cuda() ? 65536 : 4096;
+}
+
+ForwardOptions Reader::forward_options() const {
+  ForwardOptions forward;
+  forward.alpha = model_->config().alpha;
+  forward.beta = model_->config().beta;
+  forward.top_k = options_.top_k > 0 ? options_.top_k : model_->config().top_k;
+  forward.use_memory = use_memory_;
+  forward.compute = options_.compute;
+  return forward;
+}
+
+std::unique_ptr<State> Reader::new_state(int64_t batch) const { return new_reader_state(batch); }
+
+std::unique_ptr<ReaderState> Reader::new_reader_state(int64_t batch, int64_t first_position) const {
+  return std::make_unique<ReaderState>(model_->config(), batch, first_position);
+}
+
+at::Tensor Reader::take_in(ReaderState& state, const at::Tensor& tokens) const {
+  const int64_t chunk = model_->config().chunk, n = tokens.size(1);
+  at::Tensor x = model_->lower(model_->embed(tokens), state.end, &state.lower, options_.compute);
+  const at::Tensor pending = join(state.partial, x);
+  const int64_t complete = pending.size(1) / chunk * chunk;
+  if (complete > 0) state.memory.append(model_->encode_chunks(pending.narrow(1, 0, complete), options_.compute));
+  state.partial = last_columns(pending, pending.size(1) - complete);
+  const int64_t keep = reach(model_->config());
+  state.tail = last_columns(n >= keep ? x : join(state.tail, x), keep);
+  state.end += n;
+  return x;
+}
+
+void Reader::read_blocks(ReaderState& state, int64_t count, const std::function<at::Tensor(int64_t, int64_t)>& tokens_at,
+                         const std::function<bool(int64_t)>& progress) const {
+  const at::NoGradGuard no_gradient;
+  const int64_t chunk = model_->config().chunk;
+  const int64_t block = std::max<int64_t>(1, segment_tokens() / state.batch() / chunk) * chunk;
+  state.upper_valid = false;
+  for (int64_t done = 0; done < count;) {
+    // Blocks end at chunk ends, so that no midpoint state is moved but in the first and the last.
+    const int64_t n = std::min(count - done, block - width(state.partial));
+    take_in(state, tokens_at(done, n));
+    done += n;
+    if (progress && !progress(done)) return;
+  }
+}
+
+void Reader::read(State& state, const at::Tensor& tokens) const {
+  auto& own = static_cast<ReaderState&>(state);
+  CAIRN_CHECK(tokens.dim() == 2 && tokens.size(0) == own.batch(), "tokens of {} rows, state of {}", tokens.size(0), own.batch());
+  read_blocks(own, tokens.size(1), [&](int64_t begin, int64_t n) { return tokens.narrow(1, begin, n); }, {});
+}
+
+void Reader::read(ReaderState& state, int64_t count, const TokenFetch& fetch, const std::function<bool(int64_t)>& progress) const {
+  const int64_t start = state.end;
+  read_blocks(state, count, [&](int64_t begin, int64_t n) { return fetch_tokens(state.batch(), start + begin, n, fetch); }, progress);
+}
+
+at::Tensor Reader::fetch_tokens(int64_t batch, int64_t begin, int64_t count, const TokenFetch& fetch) const {
+  const at::Tensor ids = at::empty({batch, count}, at::kInt);
+  for (int64_t row = 0; row < batch; ++row) fetch(row, begin, {ids.data_ptr<int32_t>() + row * count, static_cast<size_t>(count)});
+  return ids.to(device(), at::kLong);
+}
+
+at::Tensor Reader::hidden_of(ReaderState& state, const at::Tensor& tokens, Trace* trace) const {
+  const int64_t n = tokens.size(1);
+  at::Tensor x;
+  if (state.upper_valid && state.upper_with_memory == use_memory_) {
+    x = take_in(state, tokens);
+  } else {
+    const at::Tensor before = state.tail;  // take_in() moves the tail on
+    state.upper.clear();
+    x = join(before, take_in(state, tokens));
+  }
+  PagedAccess access(state.memory);
+  MemoryAccess* memory = use_memory_ ? &access : nullptr;
+  Trace all;
+  const at::Tensor hidden = model_->upper(x, state.end - x.size(1), memory, &state.upper, forward_options(), trace != nullptr ? &all : nullptr);
+  state.upper_valid = true;
+  state.upper_with_memory = use_memory_;
+  if (trace != nullptr && !all.retrievals.empty()) {
+    keep_last_rows(n, &all);
+    append_trace(std::move(all), trace);
+  }
+  return hidden.narrow(1, hidden.size(1) - n, n);
+}
+
+at::Tensor Reader::advance(State& state, const at::Tensor& tokens, Trace* trace) const { return advance_last(state, tokens, tokens.size(1), trace); }
+
+at::Tensor Reader::advance_last(State& state, const at::Tensor& tokens, int64_t rows, Trace* trace) const {
+  const at::NoGradGuard no_gradient;
+  auto& own = static_cast<ReaderState&>(state);
+  const int64_t count = tokens.size(1);
+  CAIRN_CHECK(tokens.dim() == 2 && tokens.size(0) == own.batch() && rows >= 1 && rows <= count, "{} rows of {} tokens", rows, count);
+  if (trace != nullptr) *trace = {};
+  const int64_t block = std::max<int64_t>(1, segment_tokens() / own.batch());
+  std::vector<at::Tensor> logits;
+  for (int64_t done = 0; done < count; done += block) {
+    const int64_t n = std::min(block, count - done);
+    const at::Tensor hidden = hidden_of(own, tokens.narrow(1, done, n), trace);
+    const int64_t wanted = std::min(n, done + n - (count - rows));
+    if (wanted > 0) logits.push_back(model_->logits(hidden.narrow(1, n - wanted, wanted)));
+  }
+  return logits.size() == 1 ? logits[0] : at::cat(logits, 1);
+}
+
+Reader::Replaced Reader::rewrite(ReaderState& state, int64_t begin, int64_t end, const TokenFetch& fetch) const {
+  const at::NoGradGuard no_gradient;
+  const ModelConfig& config = model_->config();
+  const int64_t chunk = config.chunk, far = config.lower_reach();
+  CAIRN_CHECK(begin >= state.first && begin < end && end <= state.end, "rewrite {} .. {} of {} .. {}", begin, end, state.first, state.end);
+  Replaced replaced;
+  const int64_t touched_end = std::min(end + far, state.end);  // states from here on are as they were
+  // Complete chunks that hold a touched token.
+  const int64_t first_chunk = begin / chunk, end_chunk = std::min((touched_end + chunk - 1) / chunk, state.end / chunk);
+  // What the state keeps of the end of the text: midpoint states of the tail and of the incomplete chunk, keys and values of the last W-1 tokens.
+  const int64_t kept = std::min({state.end - width(state.tail), state.end - width(state.partial), state.end - (config.window - 1)});
+  replaced.end_touched = touched_end > kept;
+  const int64_t wanted = std::min(first_chunk * chunk, replaced.end_touched ? std::max(kept, state.first) : state.end);
+  const int64_t stop = replaced.end_touched ? state.end : end_chunk * chunk;
+  const int64_t start = std::max(state.first, wanted - far);
+
+  std::vector<WindowCache> caches;
+  const int64_t block = std::max<int64_t>(chunk, segment_tokens() / state.batch());
+  std::vector<at::Tensor> parts;
+  for (int64_t at = start; at < stop; at += block) {
+    const int64_t n = std::min(block, stop - at);
+    parts.push_back(model_->lower(model_->embed(fetch_tokens(state.batch(), at, n, fetch)), at, &caches, options_.compute));
+  }
+  const at::Tensor x = at::cat(parts, 1);
+  if (end_chunk > first_chunk) {
+    replaced.first_chunk = first_chunk;
+    replaced.chunks = state.memory.copy(first_chunk, end_chunk - first_chunk);
+    state.memory.overwrite(first_chunk, model_->encode_chunks(x.narrow(1, first_chunk * chunk - start, (end_chunk - first_chunk) * chunk), options_.compute));
+  }
+  if (replaced.end_touched) {
+    replaced.lower = std::exchange(state.lower, caches);
+    replaced.tail = std::exchange(state.tail, last_columns(x, width(state.tail)));
+    replaced.partial = std::exchange(state.partial, last_columns(x, width(state.partial)));
+  }
+  state.upper_valid = false;
+  return replaced;
+}
+
+void Reader::restore(ReaderState& state, const Replaced& replaced) const {
+  if (replaced.chunks.k.defined()) state.memory.overwrite(replaced.first_chunk, replaced.chunks);
+  if (replaced.end_touched) {
+    state.lower = replaced.lower;
+    state.tail = replaced.tail;
+    state.partial = replaced.partial;
+  }
+  state.upper_valid = false;
+}
+
+}  // namespace cairn

@@ -1,0 +1,210 @@
+#include "cairn/memory/chunk_memory.h"
+
+#include <ATen/TensorIndexing.h>
+#include <ATen/TensorOperators.h>
+#include <ATen/ops/_unique2.h>
+#include <ATen/ops/arange.h>
+#include <ATen/ops/bincount.h>
+#include <ATen/ops/cat.h>
+#include <ATen/ops/empty.h>
+#include <ATen/ops/full_like.h>
+#include <ATen/ops/nonzero.h>
+#include <ATen/ops/where.h>
+#include <ATen/ops/zeros.h>
+
+#include <algorithm>
+#include <utility>
+
+#include "cairn/core/error.h"
+
+namespace cairn {
+
+ChunkMemory::ChunkMemory(const ModelConfig& config, int64_t batch, int64_t first_chunk, int64_t largest_page)
+    : batch_(batch),
+      first_chunk_(first_chunk),
+      chunk_size_(config.chunk),
+      heads_(config.retrieval_heads),
+      head_dim_(config.head_dim),
+      kv_heads_(config.memory_kv_heads),
+      retrieval_dim_(config.retrieval_dim / config.retrieval_heads),
+      largest_page_(largest_page) {
+  CAIRN_CHECK(batch >= 1 && first_chunk >= 0 && largest_page >= 1, "batch {}, first chunk {}, page {}", batch, first_chunk, largest_page);
+}
+
+int64_t ChunkMemory::bytes() const {
+  int64_t total = 0;
+  for (const Page& page : pages_) total += page.landmarks.nbytes() + page.k.nbytes() + page.v.nbytes();
+  return total;
+}
+
+int64_t ChunkMemory::bytes_for(const ModelConfig& config, int64_t batch, int64_t chunks, int64_t element) {
+  return batch * chunks * (config.retrieval_dim + 2 * config.chunk * config.memory_kv_heads * config.head_dim) * element;
+}
+
+template <typename F>
+void ChunkMemory::for_pieces(int64_t first, int64_t count, F f) const {
+  CAIRN_CHECK(first >= 0 && count >= 0 && first + count <= chunks_, "chunks {} .. {} of {}", first, first + count, chunks_);
+  // Pages are few and sorted: the one that holds `first` is the last that begins at or before it.
+  size_t p = std::upper_bound(pages_.begin(), pages_.end(), first, [](int64_t n, const Page& page) { return n < page.begin; }) - pages_.begin();
+  if (p > 0) --p;
+  for (int64_t done = 0; done < count; ++p) {
+    const Page& page = pages_[p];
+    const int64_t offset = first + done - page.begin;
+    const int64_t piece = std::min(count - done, page.used - offset);
+    if (piece > 0) f(page, offset, done, piece);
+    done += std::max<int64_t>(piece, 0);
+  }
+}
+
+void ChunkMemory::add_page(const ChunkEncoding& like, int64_t wanted) {
+  const int64_t capacity = std::clamp(std::max(chunks_, wanted), std::min(kSmallestPage, largest_page_), largest_page_);
+  Page page;
+  // Zeroed: gather() hands out whole pages, and unused slots must not hold NaN.
+  page.landmarks = at::zeros({batch_, capacity, heads_, retrieval_dim_}, like.landmarks.options());
+  page.k = at::zeros({batch_, capacity, chunk_size_, kv_heads_, head_dim_}, like.k.options());
+  page.v = at::zeros({batch_, capacity, chunk_size_, kv_heads_, head_dim_}, like.v.options());
+  page.begin = chunks_;
+  page.capacity = capacity;
+  pages_.push_back(std::move(page));
+}
+
+void ChunkMemory::append(const ChunkEncoding& encoding) {
+  const int64_t count = encoding.landmarks.size(1);
+  CAIRN_CHECK(encoding.landmarks.size(0) == batch_ && encoding.k.size(0) == batch_, "batch {} into {}", encoding.k.size(0), batch_);
+  CAIRN_CHECK(encoding.k.size(1) == count * chunk_size_ && encoding.v.size(1) == count * chunk_size_, "{} chunks, {} keys", count,
+              encoding.k.size(1));
+  for (int64_t done = 0; done < count;) {
+    if (pages_.empty() || pages_.back().used == pages_.back().capacity) add_page(encoding, count - done);
+    Page& page = pages_.back();
+    const int64_t piece = std::min(count - done, page.capacity - page.used);
+    page.used += piece;
+    chunks_ += piece;
+    done += piece;
+  }
+  overwrite(end_chunk() - count, encoding);
+}
+
+void ChunkMemory::truncate(int64_t end_chunk) {
+  const int64_t keep = end_chunk - first_chunk_;
+  CAIRN_CHECK(keep >= 0 && keep <= chunks_, "keep {} of {} chunks", keep, chunks_);
+  while (!pages_.empty() && pages_.back().begin >= keep) pages_.pop_back();
+  if (!pages_.empty()) {
+    Page& page = pages_.back();
+    page.used = keep - page.begin;
+    if (page.sealed) page.capacity = page.used;
+  }
+  chunks_ = keep;
+}
+
+ChunkEncoding ChunkMemory::copy(int64_t first, int64_t count) const {
+  std::vector<at::Tensor> landmarks, k, v;
+  for_pieces(first - first_chunk_, count, [&](const Page& page, int64_t offset, int64_t, int64_t piece) {
+    landmarks.push_back(page.landmarks.narrow(1, offset, piece));
+    k.push_back(page.k.narrow(1, offset, piece).flatten(1, 2));
+    v.push_back(page.v.narrow(1, offset, piece).flatten(1, 2));
+  });
+  CAIRN_CHECK(!landmarks.empty(), "copy of {} chunks", count);
+  return {at::cat(landmarks, 1), at::cat(k, 1), at::cat(v, 1)};
+}
+
+void ChunkMemory::overwrite(int64_t first, const ChunkEncoding& encoding) {
+  const int64_t count = encoding.landmarks.size(1);
+  const at::Tensor k = encoding.k.unflatten(1, {count, chunk_size_}), v = encoding.v.unflatten(1, {count, chunk_size_});
+  for_pieces(first - first_chunk_, count, [&](const Page& page, int64_t offset, int64_t done, int64_t piece) {
+    page.landmarks.narrow(1, offset, piece).copy_(encoding.landmarks.narrow(1, done, piece));
+    page.k.narrow(1, offset, piece).copy_(k.narrow(1, done, piece));
+    page.v.narrow(1, offset, piece).copy_(v.narrow(1, done, piece));
+  });
+}
+
+ChunkMemory ChunkMemory::row(int64_t row) const {
+  CAIRN_CHECK(row >= 0 && row < batch_, "row {} of {}", row, batch_);
+  ChunkMemory one = share();
+  one.batch_ = 1;
+  for (Page& page : one.pages_) {
+    page.landmarks = page.landmarks.narrow(0, row, 1);
+    page.k = page.k.narrow(0, row, 1);
+    page.v = page.v.narrow(0, row, 1);
+  }
+  return one;
+}
+
+ChunkMemory ChunkMemory::share() const {
+  ChunkMemory other = *this;
+  for (Page& page : other.pages_) {
+    page.sealed = true;
+    page.capacity = page.used;
+  }
+  return other;
+}
+
+Selection ChunkMemory::select(const at::Tensor& rq, int64_t top_k, Visibility visibility) const {
+  CAIRN_CHECK(rq.size(0) == batch_, "queries of {} rows, memory of {}", rq.size(0), batch_);
+  const int64_t n = std::min(top_k, chunks_);
+  if (n == 0) {
+    return {at::empty({batch_, rq.size(1), heads_, 0}, rq.options().dtype(at::kLong)),
+            at::empty({batch_, rq.size(1), heads_, 0}, rq.options().dtype(at::kFloat))};
+  }
+  std::vector<at::Tensor> landmarks;
+  for (const Page& page : pages_) landmarks.push_back(page.landmarks.narrow(1, 0, page.used));
+  visibility.first_chunk = first_chunk_;
+  Selection selection = landmarks.size() == 1 ? select_chunks(rq, landmarks[0], n, visibility) : select_chunks(rq, landmarks, n, visibility);
+  if (first_chunk_ != 0) selection.index = at::where(selection.index >= 0, selection.index + first_chunk_, selection.index);
+  return selection;
+}
+
+void ChunkMemory::gather(const at::Tensor& index, at::Tensor* k, at::Tensor* v, at::Tensor* renumbered) const {
+  CAIRN_CHECK(index.size(0) == batch_, "index of {} rows, memory of {}", index.size(0), batch_);
+  if (pages_.empty()) {
+    *k = *v = at::empty({batch_, 0, kv_heads_, head_dim_}, index.options().dtype(at::kFloat));
+    *renumbered = index;
+    return;
+  }
+  if (pages_.size() == 1) {
+    *k = pages_[0].k.flatten(1, 2);
+    *v = pages_[0].v.flatten(1, 2);
+    *renumbered = first_chunk_ == 0 ? index : at::where(index >= 0, index - first_chunk_, index);
+    return;
+  }
+  // Every (row, chunk) pair once, sorted by row, then by chunk: pair = row * chunks + chunk.
+  const auto longs = index.options();
+  const at::Tensor row = at::arange(batch_, longs).view({batch_, 1}).expand({batch_, index.numel() / batch_}).reshape({-1});
+  const at::Tensor flat = index.reshape({-1});
+  const at::Tensor used = at::nonzero(flat >= 0).view({-1});
+  const at::Tensor pair = row.index_select(0, used) * chunks_ + (flat.index_select(0, used) - first_chunk_);
+  auto [unique, inverse, counts] = at::_unique2(pair, /*sorted=*/true, /*return_inverse=*/true);
+  const at::Tensor unique_row = unique.div(chunks_, "floor"), unique_chunk = unique - unique_row * chunks_;
+  const at::Tensor per_row = at::bincount(unique_row, {}, batch_);
+  const int64_t width = std::max<int64_t>(1, unique.numel() == 0 ? 0 : per_row.max().item<int64_t>());
+  const at::Tensor rank = at::arange(unique.numel(), longs) - (per_row.cumsum(0) - per_row).index_select(0, unique_row);
+  *renumbered = at::full_like(flat, -1).index_copy_(0, used, rank.index_select(0, inverse)).view(index.sizes());
+
+  const int64_t numbers = chunk_size_ * kv_heads_ * head_dim_;
+  const bool padded = batch_ > 1;  // rows that name fewer chunks leave slots that must be numbers
+  const auto make = [&](const at::Tensor& like) {
+    return padded ? at::zeros({batch_ * width, numbers}, like.options()) : at::empty({batch_ * width, numbers}, like.options());
+  };
+  at::Tensor k_out = make(pages_[0].k), v_out = make(pages_[0].v);
+  const at::Tensor slot = unique_row * width + rank;
+  if (unique.numel() == 0) {
+    k_out.zero_();
+    v_out.zero_();
+  }
+  for (const Page& page : pages_) {
+    const at::Tensor here = at::nonzero((unique_chunk >= page.begin) & (unique_chunk < page.begin + page.used)).view({-1});
+    if (here.numel() == 0) continue;
+    const at::Tensor to = slot.index_select(0, here), from_chunk = unique_chunk.index_select(0, here) - page.begin;
+    if (batch_ == 1) {
+      k_out.index_copy_(0, to, page.k[0].view({-1, numbers}).index_select(0, from_chunk));
+      v_out.index_copy_(0, to, page.v[0].view({-1, numbers}).index_select(0, from_chunk));
+    } else {
+      const at::Tensor from_row = unique_row.index_select(0, here);
+      k_out.index_copy_(0, to, page.k.flatten(2).index({from_row, from_chunk}));
+      v_out.index_copy_(0, to, page.v.flatten(2).index({from_row, from_chunk}));
+    }
+  }
+  *k = k_out.view({batch_, width * chunk_size_, kv_heads_, head_dim_});
+  *v = v_out.view({batch_, width * chunk_size_, kv_heads_, head_dim_});
+}
+
+}  // namespace cairn
