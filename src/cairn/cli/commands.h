@@ -1,9 +1,9 @@
-// Every subcommand is one file in this folder with one add_* function: it declares the subcommand's options on the CLI11 app and sets `action`, which
-// main() runs after parsing; the action's result is the exit code. Errors are thrown (core/error.h); main() prints them and maps exit codes.
+// Every subcommand is one file in this folder with one add_* function: it declares the subcommand's options on the CLI11 app and sets
+// `action`, which main() runs after parsing; the action's result is the exit code. Errors are thrown (core/error.h); main() prints them and
+// maps exit codes.
 #pragma once
 
 #include <CLI/CLI.hpp>
-
 #include <functional>
 
 namespace cairn {

@@ -1,1 +1,105 @@
-int main() { return 0; }
+// The program: one subcommand a file (commands.h). This file parses, runs the chosen action and turns every error into one line and an exit
+// code.
+#include <ATen/Version.h>
+#include <c10/util/Exception.h>
+#include <torch/headeronly/version.h>
+
+#include <cstdio>
+#include <exception>
+#include <new>
+#include <string>
+
+#include "cairn/cli/command_line.h"
+#include "cairn/cli/commands.h"
+#include "cairn/core/error.h"
+
+namespace cairn {
+namespace {
+
+void add_commands(CLI::App& app, Action* action) {
+#ifdef CAIRN_HAVE_DEMO
+  add_demo(app, action);
+#endif
+#ifdef CAIRN_HAVE_TOKENIZER
+  add_tokenizer(app, action);
+#endif
+#ifdef CAIRN_HAVE_SHARD
+  add_shard(app, action);
+#endif
+#ifdef CAIRN_HAVE_TRAIN
+  add_train(app, action);
+#endif
+#ifdef CAIRN_HAVE_EVAL
+  add_eval(app, action);
+#endif
+#ifdef CAIRN_HAVE_REPORT
+  add_report(app, action);
+#endif
+#ifdef CAIRN_HAVE_CHECK
+  add_check(app, action);
+#endif
+#ifdef CAIRN_HAVE_BENCH
+  add_bench(app, action);
+#endif
+#ifdef CAIRN_HAVE_CONFIG
+  add_config(app, action);
+#endif
+#ifdef CAIRN_HAVE_INFO
+  add_info(app, action);
+#endif
+#ifdef CAIRN_HAVE_DOCTOR
+  add_doctor(app, action);
+#endif
+}
+
+int fail(const std::string& message, int code) {
+  std::fflush(stdout);
+  std::fprintf(stderr, "cairn: %s\n", message.c_str());
+  return code;
+}
+
+std::string first_line(const std::string& text) { return text.substr(0, text.find('\n')); }
+
+// Torch says that memory is missing in ordinary errors, too.
+bool is_out_of_memory(const std::string& message) {
+  return message.find("out of memory") != std::string::npos || message.find("can't allocate memory") != std::string::npos;
+}
+
+int run(int argc, char** argv) {
+  CLI::App app("Cairn: language models that train on 4 thousand tokens and read tens of millions.", "cairn");
+  app.set_version_flag("--version", "cairn " CAIRN_VERSION " (LibTorch " TORCH_VERSION ")");
+  app.require_subcommand(1);
+  app.footer("`cairn COMMAND --help` says more about one command.");
+  Action action;
+  add_commands(app, &action);
+  int exit_code = 0;
+  if (!parse_command_line(app, argc, argv, &exit_code)) return exit_code;
+  CAIRN_CHECK(action != nullptr, "the subcommand has set no action");
+  return action();
+}
+
+int run_guarded(int argc, char** argv) {
+  try {
+    return run(argc, argv);
+  } catch (const Error& error) {
+    return fail(error.what(), error.exit_code());
+  } catch (const std::bad_alloc&) {
+    return fail("out of memory; use a smaller model, batch or length", kExitResourceError);
+  } catch (const c10::Error& error) {
+    const std::string message = first_line(error.what_without_backtrace());
+    return fail(message, is_out_of_memory(message) ? kExitResourceError : 1);
+  } catch (const std::exception& error) {
+    const std::string message = first_line(error.what());
+    return fail(message, is_out_of_memory(message) ? kExitResourceError : 1);
+  }
+}
+
+}  // namespace
+}  // namespace cairn
+
+int main(int argc, char** argv) {
+  int code = cairn::run_guarded(argc, argv);
+  // Results that did not reach their reader are not success.
+  if ((std::fflush(stdout) != 0 || std::ferror(stdout)) && code == 0) code = cairn::fail("cannot write to standard output", 1);
+  return code;
+}
