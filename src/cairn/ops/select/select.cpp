@@ -23,8 +23,9 @@ namespace {
 // Visible chunks of a row are a prefix of all chunks: i is visible iff (i+1) S <= bound, bound = t, or t - W + 1 with exclude_window.
 int64_t bound_shift(const Visibility& v) { return v.exclude_window > 0 ? 1 - v.exclude_window : 0; }
 
+// Position -1 stands for the row before a text: it sees nothing (retrieval_stride = chunk, first chunk).
 void check_visibility(const Visibility& v) {
-  CAIRN_CHECK(v.chunk >= 1 && v.first_position >= 0 && v.first_chunk >= 0 && v.exclude_window >= 0, "S {} position {} chunk {} window {}",
+  CAIRN_CHECK(v.chunk >= 1 && v.first_position >= -1 && v.first_chunk >= 0 && v.exclude_window >= 0, "S {} position {} chunk {} window {}",
               v.chunk, v.first_position, v.first_chunk, v.exclude_window);
 }
 
