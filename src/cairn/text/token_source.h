@@ -15,9 +15,9 @@ namespace cairn {
 class TokenSource {
  public:
   virtual ~TokenSource() = default;
-  virtual int64_t size() const = 0;                                        // tokens; kUnlimited for generated text
-  virtual void read(int64_t begin, std::span<int32_t> out) const = 0;      // tokens begin .. begin+out.size(); a bug if outside
-  virtual std::string name() const = 0;                                    // for reports
+  virtual int64_t size() const = 0;                                    // tokens; kUnlimited for generated text
+  virtual void read(int64_t begin, std::span<int32_t> out) const = 0;  // tokens begin .. begin+out.size(); a bug if outside
+  virtual std::string name() const = 0;                                // for reports
   static constexpr int64_t kUnlimited = int64_t{1} << 62;
 };
 
