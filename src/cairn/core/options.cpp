@@ -309,14 +309,16 @@ bool OptionTable::given(std::string_view name) const {
 std::string OptionTable::suggestion(std::string_view name) const {
   std::vector<std::string> names;
   for (const Option& option : options_) names.push_back(option.name);
-  std::string near = nearest_name(name, names);
-  if (near.empty()) {  // the right word in the wrong section, or without one
-    std::vector<std::string> parts;
-    for (const std::string& known : names) parts.push_back(last_part(known));
-    const std::string part = nearest_name(last_part(name), parts);
+  // The right word in the wrong section first, then the nearest whole name, then the nearest last word.
+  std::vector<std::string> parts;
+  for (const std::string& known : names) parts.push_back(last_part(known));
+  auto with_part = [&](const std::string& part) {
     const auto found = std::find(parts.begin(), parts.end(), part);
-    if (!part.empty() && found != parts.end()) near = names[static_cast<size_t>(found - parts.begin())];
-  }
+    return part.empty() || found == parts.end() ? std::string() : names[static_cast<size_t>(found - parts.begin())];
+  };
+  std::string near = with_part(last_part(name));
+  if (near.empty()) near = nearest_name(name, names);
+  if (near.empty()) near = with_part(nearest_name(last_part(name), parts));
   if (!near.empty()) return fmt::format("; did you mean '{}'?", near);
   const std::string prefix = section_of(std::string(name)) + ".";
   std::vector<std::string> same_section;
@@ -347,7 +349,7 @@ struct TomlWalker {
   void each(const toml::node& node, F&& f) const {
     // In the order of the text, so that the first mistake is the one reported.
     std::vector<std::pair<std::string, const toml::node*>> children;
-    for (const auto& [key, child] : *node.as_table()) children.emplace_back(std::string(key.str()), &child);
+    for (const auto& [key, child] : *node.as_table()) children.emplace_back(std::string(std::string_view(key)), &child);
     std::stable_sort(children.begin(), children.end(),
                      [](const auto& a, const auto& b) { return a.second->source().begin.line < b.second->source().begin.line; });
     for (const auto& [key, child] : children) f(key, *child);

@@ -1,0 +1,47 @@
+# Thin: each target is one step for people; CMake and scripts/ do the work. `make help` lists the targets.
+#   CUDA=1           build the GPU program (build/cuda/cairn)
+#   CAIRN_TORCH=DIR  use the LibTorch 2.11.0 in DIR instead of .deps/torch
+#   JOBS=N           compile N files at a time (default: all cores)
+CUDA ?= 0
+JOBS ?= $(shell nproc)
+BUILD := $(if $(filter 1,$(CUDA)),build/cuda,build)
+export CAIRN_TORCH
+.DEFAULT_GOAL := help
+.PHONY: help setup configure build demo test bench lint format bundle clean
+
+help:  ## this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' Makefile
+
+setup:  ## install what is missing: system packages, and LibTorch into .deps/torch
+	@scripts/setup.sh
+
+configure: setup
+	@mkdir -p $(BUILD)
+	@cmake -S . -B $(BUILD) -G Ninja -DCAIRN_TORCH="$(CAIRN_TORCH)" -DCAIRN_CUDA=$(if $(filter 1,$(CUDA)),ON,OFF) > $(BUILD)/configure.log 2>&1 \
+	  || { cat $(BUILD)/configure.log; exit 1; }
+
+build: configure  ## the program: build/cairn (CUDA=1: build/cuda/cairn)
+	@cmake --build $(BUILD) -j $(JOBS) --target cairn
+	@echo "build: $(BUILD)/cairn is ready"
+
+demo: build  ## train a tiny model from nothing and watch it find things far beyond its training length
+	@$(BUILD)/cairn demo
+
+test:  ## everything that must hold: build, tests, sanitizers, formatting
+	@JOBS=$(JOBS) scripts/test.sh
+
+bench: build  ## speed of the operators beside the machine's limits
+	@$(BUILD)/cairn bench ops
+
+lint: setup  ## formatting of all sources
+	@scripts/format.sh --check
+
+format:  ## rewrite all sources in the house format
+	@scripts/format.sh
+
+bundle:  ## the GPU program and its libraries in build/bundle, to carry to a machine that has LibTorch
+	@$(MAKE) --no-print-directory build CUDA=1
+	@scripts/bundle.sh
+
+clean:  ## remove everything that was built (not .deps)
+	@rm -rf build && echo "clean: build/ is gone"

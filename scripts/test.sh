@@ -1,0 +1,50 @@
+#!/bin/sh
+# The whole promise, in steps; every step says how long it took. The first that fails ends the run.
+set -eu
+cd "$(dirname "$0")/.."
+JOBS=${JOBS:-$(nproc)}
+started=$(date +%s)
+summary=""
+
+# step NAME COMMAND...: runs it, with its time; on failure the rest is not run.
+step() {
+  name=$1
+  shift
+  echo "== $name"
+  begin=$(date +%s)
+  "$@" || { echo "test: FAILED in: $name ($(($(date +%s) - begin)) s)" >&2; exit 1; }
+  summary="$summary
+  $(printf '%5d s  %s' $(($(date +%s) - begin)) "$name")"
+}
+
+configure() {
+  folder=$1
+  shift
+  mkdir -p "$folder"
+  cmake -S . -B "$folder" -G Ninja "$@" >"$folder/configure.log" 2>&1 || { cat "$folder/configure.log"; return 1; }
+}
+build_all() {
+  configure build -DCAIRN_TORCH="${CAIRN_TORCH:-}" -DCAIRN_CUDA=OFF -DCAIRN_WERROR=ON
+  cmake --build build -j "$JOBS"
+}
+# One test program at a time: each uses all cores itself.
+run_tests() { ctest --test-dir "$1" --output-on-failure -j 1; }
+sanitized() {
+  configure build/sanitized -DCAIRN_TORCH_FREE=ON -DCAIRN_SANITIZE=address,undefined -DCMAKE_BUILD_TYPE=RelWithDebInfo -DCAIRN_WERROR=ON
+  cmake --build build/sanitized -j "$JOBS"
+  # Debian's libsentencepiece keeps what it registers at start-up; that is no leak of ours.
+  ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1 run_tests build/sanitized
+}
+# The same objects (ccache) linked with the CUDA half of LibTorch; that needs neither nvcc nor a GPU.
+gpu_program() {
+  configure build/cuda -DCAIRN_TORCH="${CAIRN_TORCH:-}" -DCAIRN_CUDA=ON -DCAIRN_WERROR=ON
+  cmake --build build/cuda -j "$JOBS" --target cairn
+}
+
+step "setup" scripts/setup.sh
+step "format" scripts/format.sh --check
+step "build, warnings are errors" build_all
+step "tests" run_tests build
+step "torch-free rooms under address and undefined-behaviour sanitizers" sanitized
+step "GPU program links" gpu_program
+echo "== all passed in $(($(date +%s) - started)) s$summary"
