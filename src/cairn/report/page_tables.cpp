@@ -1,0 +1,93 @@
+#include <algorithm>
+#include <cmath>
+#include <iterator>
+
+#include "cairn/report/chart.h"
+#include "cairn/report/page.h"
+#include "cairn/report/summary.h"
+
+namespace cairn::report {
+namespace {
+
+std::string score_cell(const Score* score) {
+  if (!score || score->samples == 0) return "<td>\u2013</td>";
+  return fmt::format("<td{}>{} <small>{}\u2013{}</small></td>", score->accuracy >= kGood ? " class=\"good\"" : "",
+                     escape(percent(score->accuracy)), escape(percent_number(score->interval.low)),
+                     escape(percent_number(score->interval.high)));
+}
+
+std::string value_cell(const std::string& text) { return fmt::format("<td>{}</td>", text == "-" ? "\u2013" : escape(text)); }
+
+}  // namespace
+
+std::string cells_table(const Evaluation& e) {
+  size_t retrievals = 0;
+  bool generated = false, floor = false, chance = false, tokens = false;
+  for (const Cell& c : e.cells) {
+    retrievals = std::max(retrievals, c.recall.size());
+    generated |= c.generated.has_value();
+    floor |= c.floor.has_value();
+    chance |= std::isfinite(c.chance);
+    tokens |= std::isfinite(c.token_accuracy);
+  }
+  std::string out = fmt::format(
+      "<div class=\"scroll\" tabindex=\"0\" role=\"region\" aria-label=\"All cells of {0}\"><table><caption>{0}</caption><thead><tr>",
+      escape(e.label));
+  const auto head = [&](const std::string& text) { fmt::format_to(std::back_inserter(out), "<th scope=\"col\">{}</th>", escape(text)); };
+  head("task");
+  head("length");
+  if (e.training_length) head("\u00d7 training");
+  head("N");
+  head("teacher-forced");
+  if (generated) head("generated");
+  if (tokens) head("answer tokens");
+  if (floor) head("window only"), head("N floor");
+  if (chance) head("chance");
+  for (size_t r = 0; r < retrievals; ++r) head(retrievals == 1 ? "recall" : fmt::format("recall {}", r + 1));
+  head("seconds");
+  head("tokens/s");
+  out += "</tr></thead><tbody>";
+  const std::string* task = nullptr;
+  for (const Cell& c : e.cells) {
+    out += !task || *task != c.task ? "<tr class=\"first\">" : "<tr>";
+    task = &c.task;
+    fmt::format_to(std::back_inserter(out), "<td>{}</td><td>{}</td>", escape(pretty_task(c.task)), format_length(c.length));
+    if (e.training_length) {
+      const double ratio = static_cast<double>(c.length) / static_cast<double>(*e.training_length);
+      out += value_cell(ratio >= 100 || c.length % *e.training_length == 0 ? thousands(std::llround(ratio)) : fmt::format("{:.3g}", ratio));
+    }
+    out += value_cell(std::to_string(c.forced.samples)) + score_cell(&c.forced);
+    if (generated) out += score_cell(c.generated ? &*c.generated : nullptr);
+    if (tokens) out += value_cell(percent(c.token_accuracy));
+    if (floor) out += score_cell(c.floor ? &*c.floor : nullptr) + value_cell(c.floor ? std::to_string(c.floor->samples) : "-");
+    if (chance) out += value_cell(percent(c.chance));
+    for (size_t r = 0; r < retrievals; ++r) out += value_cell(r < c.recall.size() ? percent(c.recall[r]) : "-");
+    out += value_cell(format_value(c.seconds, Format::kNumber)) + value_cell(format_value(c.tokens_per_second, Format::kCount)) + "</tr>";
+  }
+  return out + "</tbody></table></div>";
+}
+
+std::string pairs_table(const Pairs& pairs, const std::string& caption) {
+  if (pairs.empty()) return {};
+  std::string out = fmt::format("<details><summary>{}</summary><div class=\"scroll\"><table><tbody>", escape(caption));
+  for (const auto& [name, value] : pairs) {
+    fmt::format_to(std::back_inserter(out), "<tr><td class=\"text\">{}</td><td class=\"text wrap\">{}</td></tr>", escape(name),
+                   escape(value));
+  }
+  return out + "</tbody></table></div></details>";
+}
+
+std::string events_table(const Run& run) {
+  if (run.events.empty()) return {};
+  std::string out = fmt::format(
+      "<details><summary>What happened during {}: {} events</summary><div class=\"scroll\"><table><thead><tr><th scope=\"col\">event</th>"
+      "<th scope=\"col\">step</th><th scope=\"col\">tokens</th><th scope=\"col\" class=\"text\">what</th></tr></thead><tbody>",
+      escape(run.label), run.events.size());
+  for (const Event& e : run.events) {
+    fmt::format_to(std::back_inserter(out), "<tr><td>{}</td><td>{}</td><td>{}</td><td class=\"text wrap\">{}</td></tr>", escape(e.kind),
+                   thousands(e.step), format_value(e.tokens, Format::kCount), escape(e.text));
+  }
+  return out + "</tbody></table></div></details>";
+}
+
+}  // namespace cairn::report
