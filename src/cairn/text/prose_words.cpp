@@ -102,7 +102,7 @@ std::string_view intransitive_verbs() {
 std::string_view adverbs() {
   return "slowly|quickly|quietly|carefully|gently|proudly|sadly|gladly|boldly|shyly|patiently|eagerly|calmly|politely|rudely|secretly|"
          "openly|suddenly|"
-         "gradually|finally|often|seldom|always|never|once|twice|almost|barely|simply|clearly|silently|gracefully|clumsily|cheerfully|"
+         "gradually|finally|simply|clearly|silently|gracefully|clumsily|cheerfully|"
          "gloomily|honestly|"
          "kindly|wisely|foolishly|lazily|briskly|firmly|loosely|warmly|coldly|neatly|badly|perfectly|nervously|bravely|thoughtfully|"
          "absently|reluctantly|"
@@ -208,7 +208,7 @@ std::span<const std::string_view> sentences() {
       "Between the $P and the $P lay a field of $a $s.",
       "The $w and the $w $d argued about the $a $n until $N $i.",
       "A box of $u held $c $s and one $a $n.",
-      "$q, a $a wind blew over the $P, and $N $i.",
+      "$q, the $a wind blew over the $P, and $N $i.",
       "They $t the $n, $t the $s and $i.",
       "What $N wanted most was the $a $n in the window of the $P.",
       "The children of the $w $t the $s $r the $P.",

@@ -19,6 +19,7 @@ struct Field {
   int wire = 0;
   uint64_t number = 0;
   std::string_view bytes;
+  const char* end = nullptr;  // behind the field
 };
 
 class Wire {
@@ -27,31 +28,10 @@ class Wire {
 
   bool next(Field* field) {
     if (at_ == data_.size()) return false;
-    const uint64_t key = varint();
-    *field = {key >> 3, static_cast<int>(key & 7), 0, {}};
-    if (field->id == 0) fail();
-    switch (field->wire) {
-      case 0:
-        field->number = varint();
-        return true;
-      case 1:
-        field->number = fixed(8);
-        return true;
-      case 5:
-        field->number = fixed(4);
-        return true;
-      case 2: {
-        const uint64_t size = varint();
-        if (size > data_.size() - at_) fail();
-        field->bytes = data_.substr(at_, size);
-        at_ += size;
-        return true;
-      }
-      default:
-        fail();
-    }
+    read(field);
+    field->end = data_.data() + at_;
+    return true;
   }
-
   [[noreturn]] void fail() const {
     throw UserError(
         "{} is not a tokenizer file: neither a SentencePiece model (malformed or cut off) nor a file that begins with \"cairn-words 1\"",
@@ -59,6 +39,32 @@ class Wire {
   }
 
  private:
+  void read(Field* field) {
+    const uint64_t key = varint();
+    *field = {key >> 3, static_cast<int>(key & 7)};
+    if (field->id == 0) fail();
+    switch (field->wire) {
+      case 0:
+        field->number = varint();
+        return;
+      case 1:
+        field->number = fixed(8);
+        return;
+      case 5:
+        field->number = fixed(4);
+        return;
+      case 2: {
+        const uint64_t size = varint();
+        if (size > data_.size() - at_) fail();
+        field->bytes = data_.substr(at_, size);
+        at_ += size;
+        return;
+      }
+      default:
+        fail();
+    }
+  }
+
   uint64_t varint() {
     uint64_t value = 0;
     for (int shift = 0; shift < 64; shift += 7) {
@@ -189,6 +195,18 @@ SentencePieceModel parse_sentencepiece_model(std::string_view bytes, const std::
   require(flags.escape_whitespaces, "does not escape whitespace (escape_whitespaces)");
   check_pieces(&model, source);
   return model;
+}
+
+void forget_thread_count(std::string* model) {
+  const std::string source = "the trained tokenizer";
+  Wire wire(*model, source);
+  for (Field field; wire.next(&field);) {
+    if (field.id != 2 || field.wire != 2) continue;
+    Wire inner(field.bytes, source);
+    for (Field option; inner.next(&option);)
+      if (option.id == 16 && option.wire == 0 && option.number < 128)
+        (*model)[option.end - 1 - model->data()] = 16;  // one byte; 16 is the default
+  }
 }
 
 }  // namespace cairn

@@ -24,4 +24,8 @@ struct SentencePieceModel {
 // bytes, identity normalisation, no dummy prefix, whitespace kept, id 0 a control piece (the pad token).
 SentencePieceModel parse_sentencepiece_model(std::string_view bytes, const std::string& source);
 
+// The trainer writes its number of threads (below 128) into the model. Sets it to the default, so that the file depends on text and options
+// only.
+void forget_thread_count(std::string* model);
+
 }  // namespace cairn

@@ -68,7 +68,7 @@ class Sentences : public sentencepiece::SentenceIterator {
   bool done() const override { return done_; }
   const std::string& value() const override { return value_; }
   sentencepiece::util::Status status() const override { return {}; }
-  int64_t bytes() const { return bytes_; }
+  int64_t bytes() const { return bytes_; }  // of all sentences so far
   // Exceptions must not pass through the library: kept here, and the iteration ends.
   std::exception_ptr error() const { return error_; }
 
@@ -82,6 +82,7 @@ class Sentences : public sentencepiece::SentenceIterator {
         load(corpus_.blocks[block_++]);
       }
       value_ = std::move(waiting_.back());
+      bytes_ += static_cast<int64_t>(value_.size());
       waiting_.pop_back();
     } catch (...) {
       error_ = std::current_exception();
@@ -114,7 +115,6 @@ class Sentences : public sentencepiece::SentenceIterator {
     if (first >= last) return;
     const std::string_view whole = std::string_view(text).substr(first, last - first);
     require_utf8(whole, path.string(), begin + first);
-    bytes_ += static_cast<int64_t>(whole.size());
     split(whole);
     std::reverse(waiting_.begin(), waiting_.end());  // taken from the back
   }
@@ -189,7 +189,7 @@ std::string train_sentencepiece(const TokenizerTraining& options) {
           {"unk_id", "1"},
           {"bos_id", "-1"},
           {"eos_id", "-1"},
-          {"num_threads", std::to_string(std::min(thread_count(options.threads), 128))},
+          {"num_threads", std::to_string(std::min(thread_count(options.threads), 127))},
           {"input_sentence_size", "0"},
           {"minloglevel", "2"},
       },
@@ -203,6 +203,7 @@ std::string train_sentencepiece(const TokenizerTraining& options) {
     throw UserError("tokenizer training on {} bytes: {}", sentences.bytes(),
                     readable == std::string::npos ? reason : reason.substr(readable));
   }
+  forget_thread_count(&model);
   parse_sentencepiece_model(model, "the trained tokenizer");  // the contract holds for what we hand out
   return model;
 }
