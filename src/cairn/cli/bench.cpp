@@ -1,0 +1,165 @@
+// cairn bench ops: how fast the operators are, as a share of what a matrix product of this machine reaches in the same run.
+#include <ATen/Parallel.h>
+#include <ATen/core/grad_mode.h>
+#include <ATen/ops/full.h>
+#include <ATen/ops/mm.h>
+#include <ATen/ops/randn.h>
+#include <torch/csrc/autograd/autograd.h>
+
+#include <algorithm>
+#include <chrono>
+#include <functional>
+#include <nlohmann/json.hpp>
+#include <string>
+#include <vector>
+
+#include "cairn/cli/commands.h"
+#include "cairn/core/error.h"
+#include "cairn/core/files.h"
+#include "cairn/core/random.h"
+#include "cairn/ops/hsa/hsa.h"
+#include "cairn/ops/hsa/kernel.h"
+#include "cairn/ops/select/select.h"
+
+namespace cairn {
+namespace {
+
+constexpr int64_t kSeed = 1;
+
+struct OpsOptions {
+  std::string json;
+  int64_t threads = 0;
+  int64_t rounds = 7;
+  int64_t length = 4096, heads = 16, kv_heads = 1, head_dim = 64, chunk = 64, top_k = 8;
+};
+
+struct Line {
+  std::string name;
+  double flops = 0;
+  std::function<void()> work;
+  std::vector<double> seconds;
+
+  double median() const {
+    std::vector<double> sorted = seconds;
+    std::sort(sorted.begin(), sorted.end());
+    return sorted[sorted.size() / 2];
+  }
+  double best() const { return *std::min_element(seconds.begin(), seconds.end()); }
+};
+
+// Operands of one memory attention over `length` tokens; every token has random distinct chunks of its past, nearest first.
+struct Attention {
+  at::Tensor q, k, v, index, weight, grad;
+  int64_t pairs = 0;  // (token, chunk)
+
+  Attention(const OpsOptions& o, int64_t length, at::ScalarType dtype) {
+    const int64_t chunks = length / o.chunk;
+    const auto leaf = [&](at::IntArrayRef sizes) { return at::randn(sizes).to(dtype).requires_grad_(true); };
+    q = leaf({1, length, o.heads, o.head_dim});
+    k = leaf({1, chunks * o.chunk, o.kv_heads, o.head_dim});
+    v = leaf({1, chunks * o.chunk, o.kv_heads, o.head_dim});
+    grad = at::randn({1, length, o.heads, o.head_dim}).to(dtype);
+    index = at::full({1, length, 1, o.top_k}, -1, at::kLong);
+    int64_t* row = index.mutable_data_ptr<int64_t>();
+    for (int64_t t = 0; t < length; ++t, row += o.top_k) {
+      Random random(kSeed, static_cast<uint64_t>(t));
+      std::vector<int64_t> picked = random.choose(t / o.chunk, std::min(o.top_k, t / o.chunk));
+      std::sort(picked.rbegin(), picked.rend());
+      std::copy(picked.begin(), picked.end(), row);
+      pairs += static_cast<int64_t>(picked.size());
+    }
+    weight = softmax_weights(at::randn(index.sizes()), index.ge(0)).requires_grad_(true);
+  }
+
+  double flops(const OpsOptions& o) const {
+    return 4.0 * static_cast<double>(o.heads) * static_cast<double>(o.chunk * o.head_dim) * static_cast<double>(pairs);
+  }
+};
+
+using Path = HsaOutput (*)(const at::Tensor&, const at::Tensor&, const at::Tensor&, const at::Tensor&, const at::Tensor&, int64_t, bool,
+                           bool);
+
+void add_attention(const OpsOptions& o, const std::string& name, int64_t length, at::ScalarType dtype, Path path,
+                   std::vector<Line>* lines) {
+  const auto x = std::make_shared<Attention>(o, length, dtype);
+  lines->push_back({name + " forward", x->flops(o), [=] {
+                      const at::NoGradGuard no_grad;
+                      path(x->q, x->k, x->v, x->index, x->weight, o.chunk, false, false);
+                    }});
+  // Products of the backward: scores again, dP, dV, dQ, dK: five where the forward has two.
+  lines->push_back({name + " forward + backward", 3.5 * x->flops(o), [=] {
+                      const at::Tensor out = path(x->q, x->k, x->v, x->index, x->weight, o.chunk, false, false).o;
+                      torch::autograd::grad({out}, {x->q, x->k, x->v, x->weight}, {x->grad});
+                    }});
+}
+
+int bench_ops(const OpsOptions& o) {
+  if (o.heads % o.kv_heads != 0) throw UserError("--heads {} is no multiple of --kv-heads {}", o.heads, o.kv_heads);
+  if (o.threads > 0) at::set_num_threads(static_cast<int>(o.threads));
+  std::vector<Line> lines;
+  for (const auto dtype : {at::kFloat, at::kBFloat16}) {
+    const int64_t n = 4096;
+    const at::Tensor a = at::randn({n, n}).to(dtype), b = at::randn({n, n}).to(dtype);
+    lines.push_back(
+        {fmt::format("matrix product {}^3 {}", n, dtype == at::kFloat ? "fp32" : "bf16"), 2.0 * n * n * n, [=] { at::mm(a, b); }});
+  }
+  add_attention(o, "memory attention fp32", o.length, at::kFloat, hsa, &lines);
+  add_attention(o, "memory attention bf16", o.length, at::kBFloat16, hsa, &lines);
+  const int64_t short_length = std::min<int64_t>(o.length, 512);  // the reference gathers every chunk of every token
+  add_attention(o, fmt::format("its reference fp32 (L {})", short_length), short_length, at::kFloat, hsa_reference, &lines);
+
+  // In turns, so that a disturbance of the machine falls on all lines alike; the first turn warms up.
+  for (int64_t round = 0; round <= o.rounds; ++round) {
+    for (Line& line : lines) {
+      const auto start = std::chrono::steady_clock::now();
+      line.work();
+      const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+      if (round > 0) line.seconds.push_back(seconds);
+    }
+  }
+
+  const double product = lines.front().flops / lines.front().median();
+  fmt::print("{} threads, kernel {}; B 1, L {}, H {}, G {}, D {}, S {}, N {}; median of {} turns\n", at::get_num_threads(),
+             hsa_cpu::kernel().name, o.length, o.heads, o.kv_heads, o.head_dim, o.chunk, o.top_k, o.rounds);
+  fmt::print("{:<46} {:>10} {:>10} {:>10} {:>8}\n", "", "ms", "best ms", "GFLOP/s", "share");
+  nlohmann::json report = {
+      {"threads", at::get_num_threads()},
+      {"kernel", hsa_cpu::kernel().name},
+      {"turns", o.rounds},
+      {"shape", {{"L", o.length}, {"H", o.heads}, {"G", o.kv_heads}, {"D", o.head_dim}, {"S", o.chunk}, {"N", o.top_k}}},
+      {"lines", nlohmann::json::array()}};
+  for (const Line& line : lines) {
+    const double rate = line.flops / line.median();
+    fmt::print("{:<46} {:>10.2f} {:>10.2f} {:>10.1f} {:>7.1f}%\n", line.name, line.median() * 1e3, line.best() * 1e3, rate / 1e9,
+               100 * rate / product);
+    report["lines"].push_back({{"name", line.name},
+                               {"seconds", line.median()},
+                               {"best_seconds", line.best()},
+                               {"flops_per_second", rate},
+                               {"share", rate / product}});
+  }
+  fmt::print("share: of the fp32 matrix product in this run\n");
+  if (!o.json.empty()) write_file(o.json, report.dump(2) + "\n");
+  return 0;
+}
+
+}  // namespace
+
+void add_bench(CLI::App& app, Action* action) {
+  CLI::App* bench = app.add_subcommand("bench", "Measure this machine with Cairn's own work");
+  bench->require_subcommand(1);
+  CLI::App* ops = bench->add_subcommand("ops", "Operators against the rate of a matrix product");
+  const auto o = std::make_shared<OpsOptions>();
+  ops->add_option("--json", o->json, "Also write the table as JSON to this file");
+  ops->add_option("--threads", o->threads, "Threads (0: as many as LibTorch takes)")->check(CLI::Range(0, 1024))->capture_default_str();
+  ops->add_option("--turns", o->rounds, "Measured turns")->check(CLI::Range(1, 1000))->capture_default_str();
+  ops->add_option("--length", o->length, "Tokens L")->check(CLI::Range(1, 1 << 20))->capture_default_str();
+  ops->add_option("--heads", o->heads, "Query heads H")->check(CLI::Range(1, 256))->capture_default_str();
+  ops->add_option("--kv-heads", o->kv_heads, "Key/value heads G")->check(CLI::Range(1, 256))->capture_default_str();
+  ops->add_option("--head-dim", o->head_dim, "Head width D")->check(CLI::Range(1, 256))->capture_default_str();
+  ops->add_option("--chunk", o->chunk, "Chunk length S")->check(CLI::Range(1, 4096))->capture_default_str();
+  ops->add_option("--top-k", o->top_k, "Chunks a token N")->check(CLI::Range(1, 4096))->capture_default_str();
+  ops->callback([o, action] { *action = [o] { return bench_ops(*o); }; });
+}
+
+}  // namespace cairn
