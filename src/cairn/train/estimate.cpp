@@ -1,0 +1,75 @@
+#include "cairn/train/estimate.h"
+
+#include <ATen/DeviceAccelerator.h>
+
+#include <algorithm>
+
+#include "cairn/core/error.h"
+#include "cairn/core/files.h"
+
+namespace cairn {
+namespace {
+
+// Bytes a token that one phase keeps for its backward pass. Counted from the tensors that the plain operators save; `e` is the size of a number in
+// products, norms and the residual stream are fp32.
+double activation_bytes(const TrainConfig& config, const Phase& phase, int64_t sequences) {
+  const ModelConfig& m = config.model;
+  const double e = config.train.precision == "bf16" ? 2 : 4;
+  const double d = static_cast<double>(m.d_model), h = static_cast<double>(m.heads * m.head_dim), kv = static_cast<double>(m.kv_heads * m.head_dim);
+  const double mlp = 8 * d + e * d + 4 * e * static_cast<double>(m.mlp());
+  const double attention = 8 * d + e * d + (2 * e + 8) * (h + kv) + 2 * e * kv + 2 * e * h;
+  const double window_layer = attention + mlp;
+  const double per_chunk = 1.0 + 1.0 / static_cast<double>(m.chunk);
+  double bytes = static_cast<double>(m.lower_layers) * window_layer + static_cast<double>(m.encoder_layers) * window_layer * per_chunk + 16 * d;
+  const double chunks = static_cast<double>(phase.length / m.chunk);
+  const double selected = std::min(static_cast<double>(phase.top_k), chunks);
+  const double mh = static_cast<double>(m.memory_heads), r = static_cast<double>(m.retrieval_dim);
+  const bool mass = !config.train.alpha_ramp.empty() || m.alpha > 0;
+  const double route_candidates = config.train.route_weight > 0 ? chunks * static_cast<double>(sequences) : 0;
+  for (const UpperLayer& layer : m.upper_layers()) {
+    if (!layer.memory) {
+      bytes += window_layer;
+      continue;
+    }
+    if (layer.window) bytes += attention;
+    if (layer.mlp) bytes += mlp;
+    bytes += 8 * d + e * d + (3 * e + 8) * mh * static_cast<double>(m.head_dim) + (2 * e + 8) * r;
+    bytes += 16 * chunks + 24 * selected + 9 * route_candidates;        // scores, selection and weights, rivals of the route loss
+    if (mass) bytes += (config.train.distillation_weight > 0 ? 28 : 16) * mh * selected;  // masses and weights are per head then
+  }
+  // Cross-entropy works in row blocks; its inputs stay.
+  return bytes + (4 + 2 * e) * d + 64;
+}
+
+}  // namespace
+
+MemoryEstimate estimate_memory(const TrainConfig& config, int64_t processes) {
+  MemoryEstimate estimate;
+  estimate.weights = estimate.gradients = 4 * config.model.parameter_count();
+  estimate.optimizer = 8 * config.model.parameter_count();
+  for (const Phase& phase : config.phases()) {
+    const int64_t sequences = config.train.batch_tokens / phase.length;
+    const double tokens = static_cast<double>(config.train.batch_tokens) / static_cast<double>(processes);
+    estimate.activations = std::max(estimate.activations, static_cast<int64_t>(tokens * activation_bytes(config, phase, sequences)));
+  }
+  return estimate;
+}
+
+int64_t free_memory(at::Device device) {
+  if (device.is_cpu()) return available_memory();
+  const auto [free, total] = at::accelerator::getMemoryInfo(device.has_index() ? device.index() : c10::DeviceIndex{0});
+  return static_cast<int64_t>(free);
+}
+
+void require_memory(const TrainConfig& config, int64_t processes, at::Device device) {
+  const MemoryEstimate need = estimate_memory(config, processes);
+  const int64_t free = free_memory(device);
+  if (need.total() <= free) return;
+  throw ResourceError(
+      "this run needs about {} of memory on {} (weights, gradients and optimizer {}, activations of a step of {} tokens {}), but {} are free. Make "
+      "train.batch_tokens smaller, use train.precision = \"bf16\", or a smaller model",
+      format_bytes(static_cast<double>(need.total())), device.str(), format_bytes(static_cast<double>(need.weights + need.gradients + need.optimizer)),
+      config.train.batch_tokens, format_bytes(static_cast<double>(need.activations)), format_bytes(static_cast<double>(free)));
+}
+
+}  // namespace cairn
