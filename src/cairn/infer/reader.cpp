@@ -109,19 +109,11 @@ Reader::Reader(std::shared_ptr<const Model> model, ReaderOptions options) : mode
   CAIRN_CHECK(options_.compute == at::kFloat || options_.compute == at::kBFloat16, "compute dtype");
 }
 
-int64_t Reader::reach(const ModelConfig& config) {
-  int64_t tokens = config.upper_reach();
-  if (config.retrieval_stride == "chunk") {
-    for (const UpperLayer& layer : config.upper_layers()) tokens += layer.memory && layer.retrieval ? config.chunk : 0;
-  }
-  return tokens;
-}
-
 int64_t Reader::state_bytes(const ModelConfig& config, int64_t batch, int64_t tokens, at::ScalarType compute) {
   const int64_t element = compute == at::kFloat ? 4 : 2, chunks = tokens / config.chunk;
   const int64_t slots = chunks + std::clamp(chunks, std::min(chunks, ChunkMemory::kSmallestPage), ChunkMemory::kLargestPage);
   const int64_t caches = (config.lower_layers + config.upper_windows()) * 2 * (config.window - 1) * config.kv_heads * config.head_dim * element;
-  return ChunkMemory::bytes_for(config, batch, slots, element) + batch * (caches + (reach(config) + config.chunk) * config.d_model * 4);
+  return ChunkMemory::bytes_for(config, batch, slots, element) + batch * (caches + (config.upper_reach() + config.chunk) * config.d_model * 4);
 }
 
 at::Device Reader::device() const { return model_->parameters()->flat().device(); }
@@ -154,7 +146,7 @@ at::Tensor Reader::take_in(ReaderState& state, const at::Tensor& tokens) const {
   const int64_t complete = pending.size(1) / chunk * chunk;
   if (complete > 0) state.memory.append(model_->encode_chunks(pending.narrow(1, 0, complete), options_.compute));
   state.partial = last_columns(pending, pending.size(1) - complete);
-  const int64_t keep = reach(model_->config());
+  const int64_t keep = model_->config().upper_reach();
   state.tail = last_columns(n >= keep ? x : join(state.tail, x), keep);
   state.end += n;
   return x;
@@ -250,6 +242,7 @@ Reader::Replaced Reader::rewrite(ReaderState& state, int64_t begin, int64_t end,
   const int64_t stop = replaced.end_touched ? state.end : end_chunk * chunk;
   const int64_t start = std::max(state.first, wanted - far);
 
+  replaced.tokens = stop - start;
   std::vector<WindowCache> caches;
   const int64_t block = std::max<int64_t>(chunk, segment_tokens() / state.batch());
   std::vector<at::Tensor> parts;

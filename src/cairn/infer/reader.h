@@ -1,7 +1,7 @@
 // The memory model behind the LanguageModel interface: reading, asking, decoding (docs/algorithm.md section 4).
 //
 //   read     lower half and chunk encoder only, segment by segment: nothing grows but the memory
-//   advance  exact logits of the new tokens. The upper half runs over the tail (the midpoint states of the last reach() tokens) and the new tokens; after
+//   advance  exact logits of the new tokens. The upper half runs over the tail (the midpoint states of the last upper_reach() tokens) and the new tokens; after
 //            that its own window caches are valid and further tokens cost one step each
 //   rewrite  tokens inside what was read have changed: only the chunks that can feel it are encoded again
 //
@@ -39,7 +39,7 @@ struct ReaderState final : State {
   int64_t end = 0;                       // absolute position of the next token
   std::vector<WindowCache> lower;        // last W-1 rotated keys and values of each lower layer
   at::Tensor partial;                    // [B,p,d] fp32 midpoint states of the incomplete chunk, p < S
-  at::Tensor tail;                       // [B,<= reach,d] fp32 midpoint states of the last tokens
+  at::Tensor tail;                       // [B,<= upper_reach,d] fp32 midpoint states of the last tokens
   std::vector<WindowCache> upper;        // of the upper half; meaningful when upper_valid
   bool upper_valid = false, upper_with_memory = true;
   ChunkMemory memory;
@@ -75,6 +75,7 @@ class Reader final : public LanguageModel {
   struct Replaced {
     int64_t first_chunk = 0;
     ChunkEncoding chunks;                // undefined tensors: no complete chunk was touched
+    int64_t tokens = 0;                  // tokens a row that went through the lower half for it
     bool end_touched = false;            // the fields below are set
     std::vector<WindowCache> lower;
     at::Tensor partial, tail;
@@ -92,10 +93,8 @@ class Reader final : public LanguageModel {
   const ReaderOptions& options() const { return options_; }
   at::Device device() const;
 
-  // Midpoint states before a token that its logits depend on through the upper half, in tokens: n_up (W-1); one retrieval per chunk adds S each.
-  static int64_t reach(const ModelConfig& config);
   // Tokens before a token that its logits depend on when the memory is off.
-  static int64_t floor_reach(const ModelConfig& config) { return config.lower_reach() + config.upper_reach(); }
+  static int64_t floor_reach(const ModelConfig& config) { return config.lower_reach() + config.upper_windows() * (config.window - 1); }
   // Bytes of a state that has read `tokens` tokens a row, page slack included.
   static int64_t state_bytes(const ModelConfig& config, int64_t batch, int64_t tokens, at::ScalarType compute);
   // Tokens of a segment, all rows together.

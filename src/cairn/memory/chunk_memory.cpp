@@ -57,7 +57,10 @@ void ChunkMemory::for_pieces(int64_t first, int64_t count, F f) const {
 }
 
 void ChunkMemory::add_page(const ChunkEncoding& like, int64_t wanted) {
-  const int64_t capacity = std::clamp(std::max(chunks_, wanted), std::min(kSmallestPage, largest_page_), largest_page_);
+  // Doubling counts own pages only: a sharer of a long memory that adds a few chunks takes a small page.
+  int64_t own = 0;
+  for (const Page& page : pages_) own += page.sealed ? 0 : page.capacity;
+  const int64_t capacity = std::clamp(std::max(own, wanted), std::min(kSmallestPage, largest_page_), largest_page_);
   Page page;
   // Zeroed: gather() hands out whole pages, and unused slots must not hold NaN.
   page.landmarks = at::zeros({batch_, capacity, heads_, retrieval_dim_}, like.landmarks.options());

@@ -1,0 +1,148 @@
+// cairn eval MODEL: how often a model answers right, over tasks and lengths.
+#include "cairn/eval/evaluate.h"
+
+#include <ATen/Context.h>
+#include <ATen/Parallel.h>
+
+#include <cstdio>
+#include <memory>
+
+#include "cairn/cli/commands.h"
+#include "cairn/core/error.h"
+#include "cairn/core/files.h"
+#include "cairn/core/log.h"
+#include "cairn/core/progress.h"
+#include "cairn/core/safetensors.h"
+#include "cairn/eval/eval_json.h"
+#include "cairn/text/token_source.h"
+
+namespace cairn {
+namespace {
+
+constexpr int kExitStopped = 130;  // as a shell reports SIGINT
+
+struct Options {
+  std::string model, haystack, json, device = "cpu", precision = "auto", edits = "auto";
+  std::vector<std::string> tasks, lengths = {"4K", "64K"};
+  int64_t samples = 100, batch = 0, segment = 0, top_k = 0, training_length = 0;
+  uint64_t seed = 1;
+  int threads = 0;
+  bool no_floor = false;
+};
+
+at::Device parse_device(const std::string& name) {
+  if (name == "cpu") return at::kCPU;
+  if (!at::globalContext().hasCUDA()) {
+    throw UserError("--device cuda: this program or this machine has no CUDA; use --device cpu, or build with `make build CUDA=1` where a GPU is");
+  }
+  return at::Device(at::kCUDA, 0);
+}
+
+// What the training wrote beside the weights, if anything.
+std::optional<int64_t> training_length(const Options& options) {
+  if (options.training_length > 0) return options.training_length;
+  const SafetensorsFile file(fs::path(options.model) / "model.safetensors");
+  const auto found = file.metadata().find("training_length");
+  int64_t length = 0;
+  if (found != file.metadata().end() && parse_length(found->second, &length) && length > 0) return length;
+  return std::nullopt;
+}
+
+int run(const Options& options) {
+  if (options.threads > 0) at::set_num_threads(options.threads);
+  const at::Device device = parse_device(options.device);
+  EvalPlan plan;
+  plan.tasks = options.tasks;
+  plan.samples = options.samples;
+  plan.seed = options.seed;
+  plan.batch = options.batch;
+  plan.floor = !options.no_floor;
+  plan.edits = options.edits;
+  for (const std::string& text : options.lengths) {
+    int64_t length = 0;
+    if (!parse_length(text, &length) || length < 1) throw UserError("--lengths: '{}' is not a length; write 4096, 4K or 1M", text);
+    plan.lengths.push_back(length);
+  }
+
+  LoadedModel loaded = load_model(options.model, device);
+  const std::shared_ptr<const Tokenizer> tokenizer = load_tokenizer(loaded.tokenizer_file);
+  if (tokenizer->vocab_size() > loaded.config.vocab) {
+    throw UserError("{}: the tokenizer has {} tokens, the model {}", options.model, tokenizer->vocab_size(), loaded.config.vocab);
+  }
+  const bool own_words = tokenizer->fingerprint() == make_word_pairs_tokenizer()->fingerprint();
+  if (plan.tasks.empty()) {
+    plan.tasks = own_words ? std::vector<std::string>{"word_pairs"} : std::vector<std::string>{"single_needle", "multi_query", "variable_tracking"};
+  }
+  std::string haystack = options.haystack;
+  if (haystack.empty() && !own_words) haystack = "prose";
+  if (!haystack.empty()) plan.haystack = open_token_source(haystack, tokenizer);
+  TaskOptions task_options;
+  task_options.mix = {own_words ? "word_pairs:1" : "text:1"};
+  // Training text is asked for by the mix only; evaluation draws nothing from it.
+  const TaskSet tasks(tokenizer, own_words ? nullptr : plan.haystack, task_options);
+
+  ReaderOptions reading;
+  const std::string precision = options.precision == "auto" ? (device.is_cuda() ? "bf16" : "fp32") : options.precision;
+  reading.compute = precision == "bf16" ? at::kBFloat16 : at::kFloat;
+  reading.segment = options.segment;
+  reading.top_k = options.top_k;
+  Reader reader(std::make_shared<Model>(loaded.config, loaded.parameters), reading);
+
+  EvalHeader header;
+  header.model = options.model;
+  header.fingerprint = loaded.fingerprint;
+  header.haystack = haystack.empty() ? "rivals" : haystack;
+  header.command = command_line();
+  header.created = utc_now();
+  header.seed = options.seed;
+  header.training_length = training_length(options);
+  header.device = device;
+  header.compute = reading.compute;
+
+  install_stop_handler();
+  log_info("{}: {:.2f}M parameters, {} threads, {}, {}", options.model, static_cast<double>(loaded.config.parameter_count()) / 1e6, at::get_num_threads(),
+           device.str(), precision);
+  check_plan(reader, tasks, plan);
+  if (!options.json.empty()) write_file(options.json, eval_json(header, loaded.config, {}));  // a path that cannot be written is refused before work
+  const std::vector<EvalCell> cells = evaluate(reader, tasks, *tokenizer, plan, [&](const std::vector<EvalCell>& so_far) {
+    if (!options.json.empty()) write_file(options.json, eval_json(header, loaded.config, so_far));
+  });
+  std::fputs(eval_table(cells).c_str(), stdout);
+  if (stop_requested()) {
+    log_warn("stopped: {} finished cells are kept", cells.size());
+    return kExitStopped;
+  }
+  return 0;
+}
+
+}  // namespace
+
+void add_eval(CLI::App& app, Action* action) {
+  auto o = std::make_shared<Options>();
+  CLI::App* command = app.add_subcommand("eval", "Ask a model over tasks and lengths; print a table, write JSON for `cairn report`");
+  command->add_option("MODEL", o->model, "model folder (model.safetensors, config.json, tokenizer)")->required();
+  command->add_option("--tasks", o->tasks, "tasks, separated by commas (default: those of the model's tokenizer)")->delimiter(',');
+  command->add_option("--lengths", o->lengths, "lengths in tokens, separated by commas: 4K,64K,1M")->delimiter(',')->capture_default_str();
+  command->add_option("--samples", o->samples, "samples a cell")->check(CLI::Range(int64_t{1}, int64_t{1000000}))->capture_default_str();
+  command->add_option("--seed", o->seed, "seed of the samples")->capture_default_str();
+  command->add_option("--haystack", o->haystack, "noise, prose, prose:SEED, text files or a token shard (default: prose; tiny word models: rivals)");
+  command->add_option("--json", o->json, "file for the result, rewritten whole after each cell");
+  command->add_option("--device", o->device, "cpu or cuda")->check(CLI::IsMember({"cpu", "cuda"}))->capture_default_str();
+  command->add_option("--threads", o->threads, "threads (default: all cores)")->check(CLI::Range(1, 4096));
+  command->add_option("--precision", o->precision, "fp32, bf16 or auto (fp32 on a CPU, bf16 on a GPU)")
+      ->check(CLI::IsMember({"auto", "fp32", "bf16"}))
+      ->capture_default_str();
+  command->add_option("--batch", o->batch, "samples read together (default: what fits and pays)")->check(CLI::Range(int64_t{1}, int64_t{65536}));
+  command->add_option("--segment", o->segment, "tokens of a reading segment, all rows together (default: by device)")
+      ->check(CLI::Range(int64_t{1}, int64_t{1} << 24));
+  command->add_option("--top-k", o->top_k, "chunks a token selects (default: the model's)")->check(CLI::Range(int64_t{1}, int64_t{1} << 30));
+  command->add_option("--edits", o->edits, "read a shared window once and overwrite the needles: on, off, or auto (long cells)")
+      ->check(CLI::IsMember({"on", "off", "auto"}))
+      ->capture_default_str();
+  command->add_option("--training-length", o->training_length, "length the model was trained on, for the report (default: as the model says)")
+      ->check(CLI::Range(int64_t{1}, int64_t{1} << 40));
+  command->add_flag("--no-floor", o->no_floor, "leave out the window-only floor");
+  command->callback([o, action] { *action = [o] { return run(*o); }; });
+}
+
+}  // namespace cairn

@@ -1,0 +1,142 @@
+#include "cairn/eval/eval_json.h"
+
+#include <ATen/Parallel.h>
+#include <ATen/Version.h>
+#include <torch/headeronly/version.h>
+
+#include <chrono>
+#include <ctime>
+#include <fstream>
+#include <iterator>
+#include <sstream>
+#include <thread>
+
+#include "cairn/core/files.h"
+#include "cairn/core/json.h"
+#include "cairn/eval/statistics.h"
+
+namespace cairn {
+namespace {
+
+using Json = nlohmann::ordered_json;
+
+std::string processor() {
+  std::ifstream in("/proc/cpuinfo");
+  std::string line;
+  while (std::getline(in, line)) {
+    if (!line.starts_with("model name") && !line.starts_with("Model")) continue;
+    const size_t colon = line.find(':');
+    if (colon != std::string::npos && line.find_first_not_of(" \t", colon + 1) != std::string::npos) {
+      return line.substr(line.find_first_not_of(" \t", colon + 1));
+    }
+  }
+  return "unknown";
+}
+
+double share(int64_t part, int64_t whole) { return whole > 0 ? static_cast<double>(part) / static_cast<double>(whole) : 0; }
+
+Json cell_json(const EvalCell& cell) {
+  const Interval forced = wilson_interval(cell.correct, cell.samples), generated = wilson_interval(cell.generated_correct, cell.samples);
+  Json recall = Json::array(), depths = Json::array();
+  for (size_t r = 0; r < cell.recall_rows.size(); ++r) {
+    recall.push_back(cell.recall_rows[r] > 0 ? Json(share(cell.recall_hits[r], cell.recall_rows[r])) : Json(nullptr));
+  }
+  for (int64_t b = 0; b < EvalCell::kBins; ++b) {
+    depths.push_back({{"low", b / 10.0}, {"high", (b + 1) / 10.0}, {"samples", cell.depths[b].samples}, {"correct", cell.depths[b].correct}});
+  }
+  return {{"task", cell.task},
+          {"length", cell.length},
+          {"samples", cell.samples},
+          {"correct", cell.correct},
+          {"accuracy", share(cell.correct, cell.samples)},
+          {"wilson_low", forced.low},
+          {"wilson_high", forced.high},
+          {"generated_correct", cell.generated_correct},
+          {"generated_accuracy", share(cell.generated_correct, cell.samples)},
+          {"generated_wilson_low", generated.low},
+          {"generated_wilson_high", generated.high},
+          {"token_accuracy", share(cell.tokens_correct, cell.tokens)},
+          {"floor_samples", cell.floor_samples},
+          {"floor_correct", cell.floor_correct},
+          {"floor_accuracy", cell.floor_samples > 0 ? Json(share(cell.floor_correct, cell.floor_samples)) : Json(nullptr)},
+          {"chance", cell.chance},
+          {"recall", recall},
+          {"seconds", cell.seconds},
+          {"tokens_per_second", cell.seconds > 0 ? static_cast<double>(cell.tokens_read) / cell.seconds : 0},
+          {"shared_window", cell.shared_window},
+          {"depths", depths}};
+}
+
+}  // namespace
+
+std::string utc_now() {
+  const std::time_t now = std::time(nullptr);
+  std::tm parts{};
+  gmtime_r(&now, &parts);
+  char text[32];
+  std::strftime(text, sizeof text, "%Y-%m-%dT%H:%M:%SZ", &parts);
+  return text;
+}
+
+std::string command_line() {
+  std::ifstream in("/proc/self/cmdline", std::ios::binary);
+  const std::string all{std::istreambuf_iterator<char>(in), {}};
+  std::string result;
+  for (size_t begin = 0; begin < all.size();) {
+    const size_t end = std::min(all.find('\0', begin), all.size());
+    std::string word = all.substr(begin, end - begin);
+    if (begin == 0) word = fs::path(word).filename().string();  // the program's name, not where it stands
+    if (word.empty() || word.find_first_of(" \t\"'$&|;<>()*?") != std::string::npos) {
+      std::string quoted = "'";
+      for (const char c : word) quoted += c == '\'' ? std::string("'\\''") : std::string(1, c);
+      word = quoted + "'";
+    }
+    result += (result.empty() ? "" : " ") + word;
+    begin = end + 1;
+  }
+  return result;
+}
+
+std::string eval_json(const EvalHeader& header, const ModelConfig& config, const std::vector<EvalCell>& cells) {
+  Json json = {{"cairn", CAIRN_VERSION},
+               {"kind", "eval"},
+               {"model", header.model},
+               {"fingerprint", header.fingerprint},
+               {"created", header.created},
+               {"environment",
+                {{"cpu", processor()},
+                 {"cores", static_cast<int64_t>(std::thread::hardware_concurrency())},
+                 {"threads", at::get_num_threads()},
+                 {"torch", TORCH_VERSION},
+                 {"capability", at::get_cpu_capability()},
+                 {"device", header.device.str()},
+                 {"precision", header.compute == at::kFloat ? "fp32" : "bf16"}}},
+               {"config", Json::parse(config.to_json())},
+               {"training_length", header.training_length ? Json(*header.training_length) : Json(nullptr)},
+               {"haystack", header.haystack},
+               {"seed", header.seed},
+               {"command", header.command},
+               {"cells", Json::array()}};
+  for (const EvalCell& cell : cells) json["cells"].push_back(cell_json(cell));
+  return json.dump(1, ' ', false, Json::error_handler_t::replace) + "\n";
+}
+
+std::string eval_table(const std::vector<EvalCell>& cells) {
+  std::string out = fmt::format("{:<20} {:>8} {:>8} {:>17} {:>10} {:>7} {:>10} {:>9} {:>10}\n", "task", "length", "right", "95 % interval", "generated",
+                                "floor", "recall", "time", "tokens/s");
+  for (const EvalCell& cell : cells) {
+    const Interval interval = wilson_interval(cell.correct, cell.samples);
+    std::string recall;
+    for (size_t r = 0; r < cell.recall_rows.size(); ++r) {
+      recall += (recall.empty() ? "" : "/") + (cell.recall_rows[r] > 0 ? fmt::format("{:.2f}", share(cell.recall_hits[r], cell.recall_rows[r])) : "-");
+    }
+    out += fmt::format("{:<20} {:>8} {:>8} {:>17} {:>10} {:>7} {:>10} {:>9} {:>10.0f}\n", cell.task, format_length(cell.length),
+                       fmt::format("{}/{}", cell.correct, cell.samples), fmt::format("{:.3f} .. {:.3f}", interval.low, interval.high),
+                       fmt::format("{}/{}", cell.generated_correct, cell.samples),
+                       cell.floor_samples > 0 ? fmt::format("{}/{}", cell.floor_correct, cell.floor_samples) : "-", recall.empty() ? "-" : recall,
+                       format_duration(cell.seconds), cell.seconds > 0 ? static_cast<double>(cell.tokens_read) / cell.seconds : 0);
+  }
+  return out;
+}
+
+}  // namespace cairn

@@ -1,0 +1,176 @@
+#include "cairn/eval/scoring.h"
+
+#include <ATen/core/grad_mode.h>
+#include <ATen/ops/argmax.h>
+#include <ATen/ops/cat.h>
+#include <ATen/ops/empty.h>
+
+#include <algorithm>
+#include <cctype>
+#include <iterator>
+
+#include "cairn/core/error.h"
+#include "cairn/infer/decoder.h"
+
+namespace cairn {
+namespace {
+
+std::string lower_case(std::string_view text) {
+  std::string result(text);
+  for (char& c : result) c = static_cast<char>(std::tolower(static_cast<unsigned char>(c)));
+  return result;
+}
+
+int64_t tail_begin(const EvalSample& sample) { return sample.length - std::ssize(sample.tail); }
+
+// Greedy generation of `ids` from the prompt of `answer` counts as right if every reference string is in the text.
+bool holds_references(const std::vector<int32_t>& ids, const EvalAnswer& answer, const Tokenizer& tokenizer) {
+  std::vector<int32_t> known;
+  for (const int32_t id : ids) {
+    if (id >= 0 && id < tokenizer.vocab_size()) known.push_back(id);  // a model may have more rows than its tokenizer has tokens
+  }
+  const std::string text = tokenizer.decode(known);
+  if (answer.references.empty()) return contains_case_insensitive(text, answer.reference);
+  return std::all_of(answer.references.begin(), answer.references.end(),
+                     [&](const std::string& reference) { return contains_case_insensitive(text, reference); });
+}
+
+// Hits of the source chunks among the selected chunks, for every answer token of one row. index: int64 [n,Q,N] of row `row`, column c = position begin + c.
+void count_recall(const EvalSample& sample, const at::Tensor& index, int64_t begin, int64_t chunk, int64_t* rows, int64_t* hits) {
+  const int64_t slots = index.size(1) * index.size(2);
+  const int64_t* selected = index.data_ptr<int64_t>();
+  for (const EvalAnswer& answer : sample.answers) {
+    for (int64_t j = 0; j < std::ssize(answer.source); ++j) {
+      const int64_t row = tail_begin(sample) + answer.begin + j - 1;  // position that predicts the token
+      bool visible = false, hit = false;
+      for (const int64_t source : answer.source[j]) {
+        if (source < 0 || row < (source / chunk + 1) * chunk) continue;
+        visible = true;
+        const int64_t* begin_slot = selected + (row - begin) * slots;
+        hit = hit || std::find(begin_slot, begin_slot + slots, source / chunk) != begin_slot + slots;
+      }
+      *rows += visible;
+      *hits += hit;
+    }
+  }
+}
+
+}  // namespace
+
+bool contains_case_insensitive(std::string_view text, std::string_view part) { return lower_case(text).find(lower_case(part)) != std::string::npos; }
+
+at::Tensor sample_tokens(std::span<const EvalSample> samples, int64_t begin, int64_t end, at::Device device) {
+  const at::Tensor ids = at::empty({std::ssize(samples), end - begin}, at::kInt);
+  for (size_t row = 0; row < samples.size(); ++row) {
+    read_sample(samples[row], begin, {ids.data_ptr<int32_t>() + row * (end - begin), static_cast<size_t>(end - begin)});
+  }
+  return ids.to(device, at::kLong);
+}
+
+std::vector<SampleScore> score_samples(const Reader& reader, const ReaderState& state, std::span<const EvalSample> samples, const Tokenizer& tokenizer,
+                                       bool generate_answers) {
+  const at::NoGradGuard no_gradient;
+  const int64_t begin = state.position(), length = samples[0].length, batch = std::ssize(samples), columns = length - begin;
+  const at::Tensor tokens = sample_tokens(samples, begin, length, reader.device());
+  std::vector<SampleScore> scores(samples.size());
+
+  // Teacher-forced: the arg max of every row, the right tokens given.
+  Trace trace;
+  const auto asked = state.fork();
+  // A few columns at a time: logits are [B,n,vocab].
+  const int64_t block = std::clamp<int64_t>((int64_t{1} << 26) / (batch * reader.vocab()), 16, std::max<int64_t>(columns, 16));
+  std::vector<at::Tensor> arg_max;
+  std::vector<std::vector<at::Tensor>> selections;
+  for (int64_t at = 0; at < columns; at += block) {
+    const at::Tensor logits = reader.advance(*asked, tokens.narrow(1, at, std::min(block, columns - at)), &trace);
+    arg_max.push_back(logits.argmax(-1));
+    selections.resize(trace.retrievals.size());
+    for (size_t r = 0; r < selections.size(); ++r) selections[r].push_back(trace.retrievals[r].selection.index);
+  }
+  const at::Tensor best = at::cat(arg_max, 1).to(at::kCPU).contiguous(), right = tokens.to(at::kCPU);
+
+  std::vector<std::vector<bool>> answer_right(samples.size());
+  for (int64_t row = 0; row < batch; ++row) {
+    const EvalSample& sample = samples[row];
+    SampleScore& score = scores[row];
+    const int64_t* predicted = best.data_ptr<int64_t>() + row * columns;
+    const int64_t* wanted = right.data_ptr<int64_t>() + row * columns;
+    const int64_t offset = tail_begin(sample) - begin;  // column of the tail's first token
+    score.correct = true;
+    for (const EvalAnswer& answer : sample.answers) {
+      CAIRN_CHECK(offset + answer.begin >= 1, "an answer without prompt");
+      int64_t good = 0;
+      for (int64_t c = offset + answer.begin; c < offset + answer.end; ++c) good += predicted[c - 1] == wanted[c];
+      score.tokens += answer.end - answer.begin;
+      score.tokens_correct += good;
+      answer_right[row].push_back(good == answer.end - answer.begin);
+      score.correct = score.correct && answer_right[row].back();
+    }
+  }
+  for (auto& pieces : selections) {
+    for (SampleScore& score : scores) score.recall_rows.push_back(0), score.recall_hits.push_back(0);
+    // Pieces may differ in slots (a memory that grew): counted piece by piece only after they are padded to one width.
+    int64_t slots = 0;
+    for (const at::Tensor& piece : pieces) slots = std::max(slots, piece.size(3));
+    for (at::Tensor& piece : pieces) {
+      if (piece.size(3) == slots) continue;
+      at::Tensor wide = at::empty({piece.size(0), piece.size(1), piece.size(2), slots}, piece.options()).fill_(-1);
+      wide.narrow(3, 0, piece.size(3)).copy_(piece);
+      piece = wide;
+    }
+    const at::Tensor index = at::cat(pieces, 1).to(at::kCPU).contiguous();
+    for (int64_t row = 0; row < batch; ++row) {
+      count_recall(samples[row], index[row], begin, reader.model().config().chunk, &scores[row].recall_rows.back(), &scores[row].recall_hits.back());
+    }
+  }
+  if (!generate_answers) return scores;
+
+  // Generated. Where teacher forcing was right at every token of an answer, greedy generation gives those very tokens; only the others are run.
+  for (SampleScore& score : scores) score.generated = true;
+  size_t most = 0;
+  for (const EvalSample& sample : samples) most = std::max(most, sample.answers.size());
+  for (size_t k = 0; k < most; ++k) {
+    std::vector<int64_t> first(batch, columns), last(batch, 0);
+    std::vector<bool> run(batch, false);
+    bool any = false;
+    for (int64_t row = 0; row < batch; ++row) {
+      const EvalSample& sample = samples[row];
+      if (k >= sample.answers.size()) continue;
+      const EvalAnswer& answer = sample.answers[k];
+      if (answer_right[row][k]) {
+        const std::vector<int32_t> ids(sample.tail.begin() + answer.begin, sample.tail.begin() + answer.end);
+        scores[row].generated = scores[row].generated && holds_references(ids, answer, tokenizer);
+      } else if (scores[row].generated) {  // a sample that failed already needs no more
+        any = run[row] = true;
+        first[row] = tail_begin(sample) - begin + answer.begin;
+        last[row] = tail_begin(sample) - begin + answer.end;
+      }
+    }
+    if (!any) continue;
+    const auto answering = state.fork();
+    const auto made = generate(reader, *answering, tokens, first, last);
+    for (int64_t row = 0; row < batch; ++row) {
+      if (run[row]) scores[row].generated = holds_references(made[row], samples[row].answers[k], tokenizer);
+    }
+  }
+  return scores;
+}
+
+void add_score(const SampleScore& score, const EvalSample& sample, EvalCell* cell) {
+  ++cell->samples;
+  cell->correct += score.correct;
+  cell->generated_correct += score.generated;
+  cell->tokens += score.tokens;
+  cell->tokens_correct += score.tokens_correct;
+  cell->recall_rows.resize(std::max(cell->recall_rows.size(), score.recall_rows.size()));
+  cell->recall_hits.resize(cell->recall_rows.size());
+  for (size_t r = 0; r < score.recall_rows.size(); ++r) {
+    cell->recall_rows[r] += score.recall_rows[r];
+    cell->recall_hits[r] += score.recall_hits[r];
+  }
+  DepthBin& bin = cell->depths[std::clamp<int64_t>(static_cast<int64_t>(sample.depth * EvalCell::kBins), 0, EvalCell::kBins - 1)];
+  ++bin.samples;
+  bin.correct += score.correct;
+}
+
+}  // namespace cairn

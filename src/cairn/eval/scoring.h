@@ -1,0 +1,32 @@
+// One batch of evaluation samples on a state that has read everything before their tails. Private to eval.
+#pragma once
+
+#include <functional>
+#include <span>
+#include <string_view>
+#include <vector>
+
+#include "cairn/eval/evaluate.h"
+
+namespace cairn {
+
+// What one sample got.
+struct SampleScore {
+  bool correct = false, generated = false;
+  int64_t tokens = 0, tokens_correct = 0;
+  std::vector<int64_t> recall_rows, recall_hits;  // per retrieval
+};
+
+// True if `text` contains `part`, upper and lower case of ASCII letters being the same.
+bool contains_case_insensitive(std::string_view text, std::string_view part);
+
+// Tokens begin .. end of the samples as int64 [B,n] on `device`.
+at::Tensor sample_tokens(std::span<const EvalSample> samples, int64_t begin, int64_t end, at::Device device);
+
+// `state` stands at position `begin` <= every first question's place; it is left as it was. generate_answers false: teacher-forced only (floors).
+std::vector<SampleScore> score_samples(const Reader& reader, const ReaderState& state, std::span<const EvalSample> samples, const Tokenizer& tokenizer,
+                                       bool generate_answers);
+
+void add_score(const SampleScore& score, const EvalSample& sample, EvalCell* cell);
+
+}  // namespace cairn

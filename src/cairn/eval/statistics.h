@@ -1,0 +1,24 @@
+// Wilson's interval of a share (E. B. Wilson, 1927), 95 %.
+#pragma once
+
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+
+namespace cairn {
+
+struct Interval {
+  double low = 0, high = 1;
+};
+
+inline Interval wilson_interval(int64_t correct, int64_t samples) {
+  if (samples == 0) return {};
+  constexpr double z = 1.959963984540054;
+  const double n = static_cast<double>(samples), p = static_cast<double>(correct) / n;
+  const double middle = (p + z * z / (2 * n)) / (1 + z * z / n);
+  const double half = z / (1 + z * z / n) * std::sqrt(p * (1 - p) / n + z * z / (4 * n * n));
+  // Exactly 0 and 1 at the ends, where rounding would leave a trace.
+  return {correct == 0 ? 0 : std::max(0.0, middle - half), correct == samples ? 1 : std::min(1.0, middle + half)};
+}
+
+}  // namespace cairn
