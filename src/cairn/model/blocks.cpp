@@ -24,7 +24,9 @@ Projected project(const at::Tensor& x, const Weights& weights, const std::string
   if (weights.contains(prefix + ".q_proj.bias")) bias = weights.joined(prefix, {".q", ".k", ".v"}, "_proj.bias");
   const at::Tensor joined = at::linear(h, weights.joined(prefix, {".q", ".k", ".v"}, "_proj.weight"), bias);
   const int64_t B = x.size(0), L = x.size(1), q_width = c.heads * c.head_dim, kv_width = c.kv_heads * c.head_dim;
-  const auto part = [&](int64_t begin, int64_t width) { return joined.narrow(-1, begin, width).view({B, L, width / c.head_dim, c.head_dim}); };
+  const auto part = [&](int64_t begin, int64_t width) {
+    return joined.narrow(-1, begin, width).view({B, L, width / c.head_dim, c.head_dim});
+  };
   return {norm_rotate(part(0, q_width), weights.vector(prefix + ".q_norm.weight"), rotary),
           norm_rotate(part(q_width, kv_width), weights.vector(prefix + ".k_norm.weight"), rotary), part(q_width + kv_width, kv_width)};
 }
@@ -69,7 +71,8 @@ at::Tensor mlp_block(const at::Tensor& x, const Weights& weights, const std::str
   return at::linear(swiglu(both.narrow(-1, 0, width), both.narrow(-1, width, width)), weights.matrix(prefix + ".down_proj.weight"));
 }
 
-at::Tensor encoder_layer(const at::Tensor& x, const Weights& weights, const std::string& prefix, const ModelConfig& c, const RotaryTable& rotary) {
+at::Tensor encoder_layer(const at::Tensor& x, const Weights& weights, const std::string& prefix, const ModelConfig& c,
+                         const RotaryTable& rotary) {
   const Projected p = project(x, weights, prefix + ".attention", c, rotary);
   const at::Tensor a = x + output(full_attention(p.q, p.k, p.v), weights, prefix + ".attention");
   return a + mlp_block(a, weights, prefix + ".mlp", c.mlp());

@@ -1,5 +1,5 @@
-// The blocks of the network (docs/algorithm.md section 1), shared by training, reading and decoding. x is the residual stream [B,L,d] in the
-// parameters' dtype; matrix products and attention run in the weights' compute dtype.
+// The blocks of the network (docs/algorithm.md section 1), shared by training, reading and decoding. x is the residual stream [B,L,d] in
+// the parameters' dtype; matrix products and attention run in the weights' compute dtype.
 #pragma once
 
 #include <ATen/core/Tensor.h>
@@ -15,8 +15,8 @@ namespace cairn {
 
 // What the window attentions of one segment share.
 struct SegmentPositions {
-  RotaryTable rotary;      // undefined unless positions = rope
-  at::Tensor alibi;        // slopes [heads] fp32, undefined unless positions = alibi
+  RotaryTable rotary;  // undefined unless positions = rope
+  at::Tensor alibi;    // slopes [heads] fp32, undefined unless positions = alibi
 };
 SegmentPositions segment_positions(const ModelConfig& config, int64_t first_position, int64_t length, const at::Tensor& like);
 
@@ -28,20 +28,22 @@ at::Tensor window_attention_block(const at::Tensor& x, const Weights& weights, c
 at::Tensor mlp_block(const at::Tensor& x, const Weights& weights, const std::string& prefix, int64_t width);
 
 // One bidirectional layer over rows of S (+1) tokens: x [R,S',d].
-at::Tensor encoder_layer(const at::Tensor& x, const Weights& weights, const std::string& prefix, const ModelConfig& config, const RotaryTable& rotary);
+at::Tensor encoder_layer(const at::Tensor& x, const Weights& weights, const std::string& prefix, const ModelConfig& config,
+                         const RotaryTable& rotary);
 
 // x [B,C*S,d] -> landmarks, keys, values ("chunk" of the algorithm).
 ChunkEncoding encode_chunks(const at::Tensor& x, const Weights& weights, const ModelConfig& config);
 
-// The memory attention's own part of a memory layer: returns u = W_o o, [B,L,d] in the compute dtype. `latest` is the last retrieval above, replaced by
-// a retrieval of this layer's own. query_cache: see Model::upper.
+// The memory attention's own part of a memory layer: returns u = W_o o, [B,L,d] in the compute dtype. `latest` is the last retrieval above,
+// replaced by a retrieval of this layer's own. query_cache: see Model::upper.
 struct MemoryContext {
   MemoryAccess* memory = nullptr;
   int64_t first_position = 0;
   Retrieved latest;
   Trace* trace = nullptr;
 };
-at::Tensor memory_attention_block(const at::Tensor& h, const Weights& weights, const std::string& prefix, const UpperLayer& layer, const ModelConfig& config,
-                                  const ForwardOptions& options, MemoryContext& context, WindowCache* query_cache);
+at::Tensor memory_attention_block(const at::Tensor& h, const Weights& weights, const std::string& prefix, const UpperLayer& layer,
+                                  const ModelConfig& config, const ForwardOptions& options, MemoryContext& context,
+                                  WindowCache* query_cache);
 
 }  // namespace cairn

@@ -12,7 +12,8 @@ namespace cairn {
 
 UpperLayer UpperLayer::parse(const std::string& text) {
   const auto refuse = [&]() -> UserError {
-    return UserError("model.upper: '{}' is not a layer; use \"window\", or \"memory\" with any of \"+window\", \"-mlp\", \"-retrieval\" after it", text);
+    return UserError(
+        "model.upper: '{}' is not a layer; use \"window\", or \"memory\" with any of \"+window\", \"-mlp\", \"-retrieval\" after it", text);
   };
   UpperLayer layer;
   if (text == "window") {
@@ -54,24 +55,28 @@ void ModelConfig::declare(OptionTable& table, const std::string& section) {
   table.add(name("lower_layers"), &lower_layers, "window layers below the midpoint", 0, 1024);
   table.add(name("chunk"), &chunk, "tokens a chunk", 1, kMany);
   table.add(name("encoder_layers"), &encoder_layers, "bidirectional layers of the chunk encoder; 0 needs landmark = \"mean\"", 0, 64);
-  table.add(name("landmark"), &landmark, "what becomes the landmark: the output at the CLS vector or the mean over the chunk", {"cls", "mean"});
+  table.add(name("landmark"), &landmark, "what becomes the landmark: the output at the CLS vector or the mean over the chunk",
+            {"cls", "mean"});
   table.add(name("pre_norm"), &pre_norm, "RMSNorm in front of the chunk encoder");
   table.add(name("memory_heads"), &memory_heads, "query heads of the memory attention", 1, 4096);
   table.add(name("memory_kv_heads"), &memory_kv_heads, "key/value heads of the memory", 1, 4096);
   table.add(name("retrieval_dim"), &retrieval_dim, "width of landmarks and retrieval queries, all retrieval heads together", 1, kMany);
   table.add(name("retrieval_heads"), &retrieval_heads, "retrieval heads: 1 or memory_kv_heads", 1, 4096);
-  table.add(name("landmark_norm"), &landmark_norm, "RMSNorm with learned gain on landmarks and retrieval queries; without it training diverges");
+  table.add(name("landmark_norm"), &landmark_norm,
+            "RMSNorm with learned gain on landmarks and retrieval queries; without it training diverges");
   table.add(name("upper"), &upper, "layers above the midpoint: \"window\", or \"memory\" with \"+window\", \"-mlp\", \"-retrieval\"");
   table.add(name("top_k"), &top_k, "chunks that a token selects", 1, kMany);
   table.add(name("weights"), &weights, "how selected scores become chunk weights", {"softmax", "stick_breaking"});
   table.add(name("off_by_one"), &off_by_one, "add 1 to the denominator of each chunk's softmax");
   table.add(name("rank_decay"), &rank_decay, "learned scalar times rank (nearest first) added to selected scores");
   table.add(name("exclude_window"), &exclude_window, "only chunks that lie wholly outside the token's window are visible");
-  table.add(name("retrieval_stride"), &retrieval_stride, "choose chunks per token, or per chunk by the last token of the chunk before", {"token", "chunk"});
+  table.add(name("retrieval_stride"), &retrieval_stride, "choose chunks per token, or per chunk by the last token of the chunk before",
+            {"token", "chunk"});
   table.add(name("positions"), &positions, "positions of the window layers", {"rope", "alibi", "none"});
   table.add(name("rope_theta"), &rope_theta, "base of the rotary frequencies", 1, 1e12);
   table.add(name("alpha"), &alpha, "share of the exact attention mass in the chunk weights when the model is used", 0, 1);
-  table.add(name("beta"), &beta, "share of the memory output that joins the residual stream when the model is used: 0 bypass, 1 standard", 0, 1);
+  table.add(name("beta"), &beta, "share of the memory output that joins the residual stream when the model is used: 0 bypass, 1 standard",
+            0, 1);
 }
 
 void ModelConfig::validate() const {

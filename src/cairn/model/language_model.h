@@ -13,11 +13,11 @@ namespace cairn {
 
 // One retrieval of one forward pass.
 struct RetrievalTrace {
-  at::Tensor query;      // [B,L,Q,Dr], normed
-  at::Tensor score;      // [B,L,Q,C] fp32 clean scores (training lengths), differentiable; undefined while reading
-  Selection selection;   // index [B,L,Q,N] (absolute chunk numbers), score of the selected
-  at::Tensor weight;     // [B,L,Q|H,N] fp32 chunk weights, detached
-  at::Tensor lse;        // [B,L,H,C] fp32 log mass of every chunk, detached; only when ForwardOptions::want_mass
+  at::Tensor query;     // [B,L,Q,Dr], normed
+  at::Tensor score;     // [B,L,Q,C] fp32 clean scores (training lengths), differentiable; undefined while reading
+  Selection selection;  // index [B,L,Q,N] (absolute chunk numbers), score of the selected
+  at::Tensor weight;    // [B,L,Q|H,N] fp32 chunk weights, detached
+  at::Tensor lse;       // [B,L,H,C] fp32 log mass of every chunk, detached; only when ForwardOptions::want_mass
 };
 
 // What losses and diagnostics need; a value that forward returns, never a global.
@@ -27,25 +27,25 @@ struct Trace {
 };
 
 struct ForwardOptions {
-  double alpha = 0;          // share of the exact mass in the chunk weights
-  double beta = 0;           // share of the memory output that joins the residual stream
-  int64_t top_k = 8;         // N; >= C: all chunks
-  uint64_t noise_key = 0;    // Gumbel noise on the choice; 0: none
-  bool want_mass = false;    // fill RetrievalTrace::lse (distillation)
-  bool use_memory = true;    // false: the window-only floor (every memory output is 0)
+  double alpha = 0;                     // share of the exact mass in the chunk weights
+  double beta = 0;                      // share of the memory output that joins the residual stream
+  int64_t top_k = 8;                    // N; >= C: all chunks
+  uint64_t noise_key = 0;               // Gumbel noise on the choice; 0: none
+  bool want_mass = false;               // fill RetrievalTrace::lse (distillation)
+  bool use_memory = true;               // false: the window-only floor (every memory output is 0)
   at::ScalarType compute = at::kFloat;  // dtype of matrix products and attention; residual stream and norms stay fp32
 };
 
 struct ForwardResult {
-  at::Tensor hidden;         // [B,L,d] after the final norm, in the compute dtype
+  at::Tensor hidden;  // [B,L,d] after the final norm, in the compute dtype
   Trace trace;
 };
 
 class State {
  public:
   virtual ~State() = default;
-  virtual int64_t position() const = 0;   // tokens read so far
-  virtual int64_t bytes() const = 0;      // memory held
+  virtual int64_t position() const = 0;  // tokens read so far
+  virtual int64_t bytes() const = 0;     // memory held
 };
 
 class LanguageModel {
@@ -57,7 +57,7 @@ class LanguageModel {
   // Takes tokens [B,n] in and returns logits fp32 [B,n,vocab]: exactly those of a forward pass over the whole text.
   virtual at::Tensor advance(State& state, const at::Tensor& tokens, Trace* trace = nullptr) const = 0;
   virtual int64_t vocab() const = 0;
-  virtual void use_memory(bool on) = 0;   // false: the window-only floor
+  virtual void use_memory(bool on) = 0;  // false: the window-only floor
 };
 
 }  // namespace cairn

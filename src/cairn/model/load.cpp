@@ -5,9 +5,11 @@
 namespace cairn {
 
 LoadedModel load_model(const fs::path& folder, at::Device device) {
-  if (!fs::is_directory(folder)) throw UserError("{}: no such folder; a model is a folder with model.safetensors and config.json", folder.string());
+  if (!fs::is_directory(folder))
+    throw UserError("{}: no such folder; a model is a folder with model.safetensors and config.json", folder.string());
   for (const char* name : {"config.json", "model.safetensors"}) {
-    if (!fs::exists(folder / name)) throw UserError("{}: has no {}; a model is a folder with model.safetensors and config.json", folder.string(), name);
+    if (!fs::exists(folder / name))
+      throw UserError("{}: has no {}; a model is a folder with model.safetensors and config.json", folder.string(), name);
   }
   LoadedModel loaded;
   const std::string config_text = read_file(folder / "config.json", 1 << 20);

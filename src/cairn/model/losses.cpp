@@ -45,7 +45,8 @@ at::Tensor usable_sources(const at::Tensor& source, int64_t chunk) {
 
 }  // namespace
 
-TokenLoss token_loss(const at::Tensor& hidden, const at::Tensor& embedding, const at::Tensor& target, const at::Tensor& weight, World& world) {
+TokenLoss token_loss(const at::Tensor& hidden, const at::Tensor& embedding, const at::Tensor& target, const at::Tensor& weight,
+                     World& world) {
   const CrossEntropy ce = linear_cross_entropy(hidden.flatten(0, 1), embedding, target.flatten());
   TokenLoss out;
   const at::Tensor total = world_sum(weight.sum(), world);
@@ -71,7 +72,8 @@ at::Tensor distillation_loss(const Trace& trace, int64_t chunk, World& world) {
   return total;
 }
 
-at::Tensor route_loss(const Trace& trace, const at::Tensor& source, const at::Tensor& weight, int64_t chunk, const std::shared_ptr<World>& world) {
+at::Tensor route_loss(const Trace& trace, const at::Tensor& source, const at::Tensor& weight, int64_t chunk,
+                      const std::shared_ptr<World>& world) {
   const int64_t B = source.size(0), L = source.size(1), C = trace.landmarks.size(1);
   const at::TensorOptions options = trace.landmarks.options().dtype(weight.scalar_type()).requires_grad(false);
   if (C == 0) return at::zeros({}, options);
@@ -106,7 +108,8 @@ at::Tensor route_loss(const Trace& trace, const at::Tensor& source, const at::Te
 
 at::Tensor source_recall(const Trace& trace, const at::Tensor& source, const at::Tensor& is_answer, int64_t chunk, int64_t top_k) {
   const int64_t L = source.size(1), C = trace.landmarks.size(1);
-  at::Tensor out = at::zeros({static_cast<int64_t>(trace.retrievals.size()), 2}, at::TensorOptions().dtype(at::kFloat).device(source.device()));
+  at::Tensor out =
+      at::zeros({static_cast<int64_t>(trace.retrievals.size()), 2}, at::TensorOptions().dtype(at::kFloat).device(source.device()));
   if (C == 0) return out;
   const at::Tensor ok = usable_sources(source, chunk);
   const at::Tensor rows = ok.any(2).logical_and(is_answer.to(at::kBool));
@@ -115,7 +118,7 @@ at::Tensor source_recall(const Trace& trace, const at::Tensor& source, const at:
   int64_t i = 0;
   for (const RetrievalTrace& r : trace.retrievals) {
     const at::Tensor score = r.score.detach().select(2, 0).masked_fill(vis.logical_not(), kHidden);
-    const at::Tensor best = std::get<1>(score.topk(std::min(top_k, C), -1));  // [B,L,K]
+    const at::Tensor best = std::get<1>(score.topk(std::min(top_k, C), -1));                         // [B,L,K]
     const at::Tensor hit = (best.unsqueeze(3) == source.unsqueeze(2)).logical_and(ok.unsqueeze(2));  // [B,L,K,2]
     out.select(0, i).select(0, 0).copy_((hit.any(3).any(2).logical_and(rows)).sum().to(at::kFloat) / count);
     out.select(0, i).select(0, 1).copy_((hit.select(2, 0).any(2).logical_and(rows)).sum().to(at::kFloat) / count);

@@ -6,7 +6,6 @@
 #include <ATen/ops/linear.h>
 #include <ATen/ops/zeros.h>
 
-
 #include "cairn/core/error.h"
 #include "cairn/model/blocks.h"
 #include "cairn/ops/hsa/hsa.h"
@@ -23,15 +22,17 @@ Visibility visibility_of(const ModelConfig& c, int64_t first_position) {
   return v;
 }
 
-// retrieval_stride = chunk (DRT): every row of chunk c uses the retrieval of the last token of chunk c-1, at position cS-1. Rows are made for the
-// chunk ends only; in units of chunks row c stands at c-1 and sees i iff i+1 <= c-1, so the same visibility rule serves with chunk = 1.
+// retrieval_stride = chunk (DRT): every row of chunk c uses the retrieval of the last token of chunk c-1, at position cS-1. Rows are made
+// for the chunk ends only; in units of chunks row c stands at c-1 and sees i iff i+1 <= c-1, so the same visibility rule serves with chunk
+// = 1.
 Retrieved retrieve_per_chunk(const at::Tensor& rq, const ModelConfig& c, int64_t top_k, MemoryContext& context, RetrievalTrace* trace,
                              WindowCache* query_cache) {
   const int64_t B = rq.size(0), L = rq.size(1), S = c.chunk, first = context.first_position;
   // Ends inside this segment: positions p with (p + 1) % S == 0.
   const int64_t first_end = first + (S - 1 - first % S), first_chunk = first / S, last_chunk = (first + std::max<int64_t>(L, 1) - 1) / S;
   const int64_t ends = first_end < first + L ? (first + L - 1 - first_end) / S + 1 : 0;
-  // Row j of `rows` is the query that chunk first_chunk + j uses: the last end before the segment (from the cache, or zeros), then the ends inside.
+  // Row j of `rows` is the query that chunk first_chunk + j uses: the last end before the segment (from the cache, or zeros), then the ends
+  // inside.
   at::Tensor before = at::zeros({B, 1, rq.size(2), rq.size(3)}, rq.options());
   const bool known = query_cache != nullptr && query_cache->k.defined();
   if (known) before = query_cache->k;
@@ -48,7 +49,8 @@ Retrieved retrieve_per_chunk(const at::Tensor& rq, const ModelConfig& c, int64_t
   per_chunk.exclude_window = c.exclude_window ? (c.window + S - 1) / S : 0;
   Retrieved found = context.memory->retrieve(rows, top_k, per_chunk, trace);
   if (trace != nullptr) trace->query = rows;
-  const at::Tensor row_of = at::arange(first, first + L, at::TensorOptions().dtype(at::kLong).device(rq.device())).div(S, "floor") - first_chunk;
+  const at::Tensor row_of =
+      at::arange(first, first + L, at::TensorOptions().dtype(at::kLong).device(rq.device())).div(S, "floor") - first_chunk;
   found.selection.index = found.selection.index.index_select(1, row_of);
   found.selection.score = found.selection.score.index_select(1, row_of);
   found.score = found.score.index_select(1, row_of);
@@ -61,13 +63,15 @@ Retrieved retrieve_per_chunk(const at::Tensor& rq, const ModelConfig& c, int64_t
 
 // One value per retrieval head (or one for all) spread over the query heads: [B,L,Q,N] -> [B,L,H,N].
 at::Tensor spread(const at::Tensor& t, int64_t heads) {
-  return t.unsqueeze(3).expand({t.size(0), t.size(1), t.size(2), heads / t.size(2), t.size(3)}).reshape({t.size(0), t.size(1), heads, t.size(3)});
+  return t.unsqueeze(3)
+      .expand({t.size(0), t.size(1), t.size(2), heads / t.size(2), t.size(3)})
+      .reshape({t.size(0), t.size(1), heads, t.size(3)});
 }
 
 }  // namespace
 
-at::Tensor memory_attention_block(const at::Tensor& h, const Weights& weights, const std::string& prefix, const UpperLayer& layer, const ModelConfig& c,
-                                  const ForwardOptions& options, MemoryContext& context, WindowCache* query_cache) {
+at::Tensor memory_attention_block(const at::Tensor& h, const Weights& weights, const std::string& prefix, const UpperLayer& layer,
+                                  const ModelConfig& c, const ForwardOptions& options, MemoryContext& context, WindowCache* query_cache) {
   const int64_t B = h.size(0), L = h.size(1), H = c.memory_heads, Q = c.retrieval_heads;
   RetrievalTrace trace;
   if (layer.retrieval) {

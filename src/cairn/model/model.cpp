@@ -43,7 +43,10 @@ class TrainingMemory : public MemoryAccess {
 }  // namespace
 
 Model::Model(ModelConfig config, std::shared_ptr<Parameters> parameters)
-    : config_(std::move(config)), upper_layers_(config_.upper_layers()), parameters_(std::move(parameters)), cache_(std::make_shared<WeightCache>()) {
+    : config_(std::move(config)),
+      upper_layers_(config_.upper_layers()),
+      parameters_(std::move(parameters)),
+      cache_(std::make_shared<WeightCache>()) {
   config_.validate();
 }
 
@@ -66,8 +69,8 @@ ChunkEncoding Model::encode_chunks(const at::Tensor& x, at::ScalarType compute) 
   return cairn::encode_chunks(x, Weights(*parameters_, compute, cache_.get()), config_);
 }
 
-at::Tensor Model::upper(at::Tensor x, int64_t first_position, MemoryAccess* memory, std::vector<WindowCache>* caches, const ForwardOptions& options,
-                        Trace* trace) const {
+at::Tensor Model::upper(at::Tensor x, int64_t first_position, MemoryAccess* memory, std::vector<WindowCache>* caches,
+                        const ForwardOptions& options, Trace* trace) const {
   const Weights weights(*parameters_, options.compute, cache_.get());
   const SegmentPositions positions = segment_positions(config_, first_position, x.size(1), x);
   size_t next_window = 0, next_query = static_cast<size_t>(config_.upper_windows());
@@ -77,7 +80,8 @@ at::Tensor Model::upper(at::Tensor x, int64_t first_position, MemoryAccess* memo
     const UpperLayer& layer = upper_layers_[i];
     const std::string prefix = "upper." + std::to_string(i);
     if (layer.window) {
-      x = window_attention_block(x, weights, prefix + ".attention", config_, positions, caches != nullptr ? &(*caches)[next_window] : nullptr);
+      x = window_attention_block(x, weights, prefix + ".attention", config_, positions,
+                                 caches != nullptr ? &(*caches)[next_window] : nullptr);
       ++next_window;
     }
     if (!layer.memory) {
@@ -88,7 +92,8 @@ at::Tensor Model::upper(at::Tensor x, int64_t first_position, MemoryAccess* memo
     at::Tensor u;
     if (memory != nullptr && options.use_memory) {
       const at::Tensor h = rms_norm(x, weights.vector(prefix + ".norm.weight"), options.compute);
-      u = memory_attention_block(h, weights, prefix, layer, config_, options, context, caches != nullptr ? &(*caches)[next_query] : nullptr);
+      u = memory_attention_block(h, weights, prefix, layer, config_, options, context,
+                                 caches != nullptr ? &(*caches)[next_query] : nullptr);
       with_memory = x + u;
     }
     ++next_query;

@@ -25,11 +25,12 @@ struct ChunkEncoding {
 
 // What one retrieval found.
 struct Retrieved {
-  Selection selection;   // numbers are absolute chunk numbers
-  at::Tensor score;      // clean scores of the selected, fp32 [B,L,Q,N], 0 where unused; differentiable when training
+  Selection selection;  // numbers are absolute chunk numbers
+  at::Tensor score;     // clean scores of the selected, fp32 [B,L,Q,N], 0 where unused; differentiable when training
 };
 
-// How a memory layer reaches the memory. Training holds it in three tensors (TrainingMemory below); infer/ has pages. Chunk numbers are absolute.
+// How a memory layer reaches the memory. Training holds it in three tensors (TrainingMemory below); infer/ has pages. Chunk numbers are
+// absolute.
 class MemoryAccess {
  public:
   virtual ~MemoryAccess() = default;
@@ -49,14 +50,15 @@ class Model {
   ForwardResult forward(const at::Tensor& tokens, const ForwardOptions& options) const;
 
   // The halves. first_position: absolute position of column 0. caches: read and replaced, sized by the callee (one a window attention; with
-  // retrieval_stride = chunk one more a retrieval, whose k holds the query of the last chunk's end); null: text starts here and nothing is kept.
-  at::Tensor embed(const at::Tensor& tokens) const;                                                                // fp32 [B,L,d]
+  // retrieval_stride = chunk one more a retrieval, whose k holds the query of the last chunk's end); null: text starts here and nothing is
+  // kept.
+  at::Tensor embed(const at::Tensor& tokens) const;  // fp32 [B,L,d]
   at::Tensor lower(at::Tensor x, int64_t first_position, std::vector<WindowCache>* caches, at::ScalarType compute) const;
-  ChunkEncoding encode_chunks(const at::Tensor& x, at::ScalarType compute) const;                                   // x [B,C*S,d]
+  ChunkEncoding encode_chunks(const at::Tensor& x, at::ScalarType compute) const;  // x [B,C*S,d]
   // memory null: every memory output is 0. Returns hidden after the final norm, [B,L,d] in the compute dtype.
-  at::Tensor upper(at::Tensor x, int64_t first_position, MemoryAccess* memory, std::vector<WindowCache>* caches, const ForwardOptions& options,
-                   Trace* trace) const;
-  at::Tensor logits(const at::Tensor& hidden) const;                                                               // fp32 [...,vocab]
+  at::Tensor upper(at::Tensor x, int64_t first_position, MemoryAccess* memory, std::vector<WindowCache>* caches,
+                   const ForwardOptions& options, Trace* trace) const;
+  at::Tensor logits(const at::Tensor& hidden) const;  // fp32 [...,vocab]
 
   const ModelConfig& config() const { return config_; }
   const std::shared_ptr<Parameters>& parameters() const { return parameters_; }
@@ -65,15 +67,15 @@ class Model {
   ModelConfig config_;
   std::vector<UpperLayer> upper_layers_;
   std::shared_ptr<Parameters> parameters_;
-  std::shared_ptr<WeightCache> cache_;   // casts and joins of the weights, kept while no gradient is wanted
+  std::shared_ptr<WeightCache> cache_;  // casts and joins of the weights, kept while no gradient is wanted
 };
 
 // A folder with model.safetensors, config.json and the tokenizer file. UserError for anything missing or inconsistent.
 struct LoadedModel {
   ModelConfig config;
   std::shared_ptr<Parameters> parameters;
-  std::string tokenizer_file;   // path inside the folder, or "bytes"
-  std::string fingerprint;      // hash of configuration and weights, 16 hex digits
+  std::string tokenizer_file;  // path inside the folder, or "bytes"
+  std::string fingerprint;     // hash of configuration and weights, 16 hex digits
 };
 LoadedModel load_model(const fs::path& folder, at::Device device);
 

@@ -7,9 +7,9 @@
 #include <ATen/ops/zeros_like.h>
 #include <fmt/ranges.h>
 
+#include <algorithm>
 #include <cmath>
 #include <cstring>
-#include <algorithm>
 #include <utility>
 
 #include "cairn/core/error.h"
@@ -21,7 +21,8 @@ namespace {
 
 constexpr int64_t kAlignment = 64;  // numbers: every tensor starts on a cache line, in fp32 and bf16
 
-// The initial spread of one tensor; outputs of attention and MLP are smaller, so that depth does not grow the residual stream (RECIPE "Init").
+// The initial spread of one tensor; outputs of attention and MLP are smaller, so that depth does not grow the residual stream (RECIPE
+// "Init").
 enum class Init { kOne, kZero, kNormal, kOutput };
 
 Init init_of(const std::string& name) {
@@ -33,20 +34,30 @@ Init init_of(const std::string& name) {
 
 Dtype to_dtype(at::ScalarType type) {
   switch (type) {
-    case at::kFloat: return Dtype::kF32;
-    case at::kDouble: return Dtype::kF64;
-    case at::kBFloat16: return Dtype::kBF16;
-    default: CAIRN_CHECK(false, "weights are saved as fp32, fp64 or bf16"); return Dtype::kF32;
+    case at::kFloat:
+      return Dtype::kF32;
+    case at::kDouble:
+      return Dtype::kF64;
+    case at::kBFloat16:
+      return Dtype::kBF16;
+    default:
+      CAIRN_CHECK(false, "weights are saved as fp32, fp64 or bf16");
+      return Dtype::kF32;
   }
 }
 
 at::ScalarType to_scalar_type(Dtype dtype, const fs::path& file, const std::string& name) {
   switch (dtype) {
-    case Dtype::kF32: return at::kFloat;
-    case Dtype::kF64: return at::kDouble;
-    case Dtype::kBF16: return at::kBFloat16;
-    case Dtype::kF16: return at::kHalf;
-    default: throw UserError("{}: tensor '{}' has type {}; weights must be F64, F32, F16 or BF16", file.string(), name, dtype_name(dtype));
+    case Dtype::kF32:
+      return at::kFloat;
+    case Dtype::kF64:
+      return at::kDouble;
+    case Dtype::kBF16:
+      return at::kBFloat16;
+    case Dtype::kF16:
+      return at::kHalf;
+    default:
+      throw UserError("{}: tensor '{}' has type {}; weights must be F64, F32, F16 or BF16", file.string(), name, dtype_name(dtype));
   }
 }
 
@@ -175,13 +186,15 @@ void Parameters::enable_gradients() {
 
 void Parameters::zero_gradients() { flat_gradient_.zero_(); }
 
-void save_weights(const fs::path& file, const Parameters& parameters, at::ScalarType dtype, const std::map<std::string, std::string>& metadata) {
+void save_weights(const fs::path& file, const Parameters& parameters, at::ScalarType dtype,
+                  const std::map<std::string, std::string>& metadata) {
   std::vector<at::Tensor> kept;
   std::vector<TensorToWrite> list;
   for (const ParameterInfo& info : parameters.infos()) {
     kept.push_back(parameters[info.name].detach().to(at::kCPU, dtype).contiguous());
     const at::Tensor& tensor = kept.back();
-    list.push_back({info.name, to_dtype(dtype), info.shape, {static_cast<const uint8_t*>(tensor.data_ptr()), static_cast<size_t>(tensor.nbytes())}});
+    list.push_back(
+        {info.name, to_dtype(dtype), info.shape, {static_cast<const uint8_t*>(tensor.data_ptr()), static_cast<size_t>(tensor.nbytes())}});
   }
   write_safetensors(file, list, metadata);
 }
@@ -193,7 +206,8 @@ void load_weights(const fs::path& file, Parameters& parameters) {
   }
   const at::Tensor host = at::zeros({parameters.flat().numel()}, parameters.flat().scalar_type());
   for (const ParameterInfo& want : parameters.infos()) {
-    if (!source.contains(want.name)) throw UserError("{}: tensor '{}' is missing; the file is of another configuration", file.string(), want.name);
+    if (!source.contains(want.name))
+      throw UserError("{}: tensor '{}' is missing; the file is of another configuration", file.string(), want.name);
     const TensorInfo& info = source.info(want.name);
     if (info.shape != want.shape)
       throw UserError("{}: tensor '{}' has shape [{}], the configuration needs [{}]", file.string(), want.name, fmt::join(info.shape, ","),

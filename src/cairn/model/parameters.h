@@ -15,10 +15,10 @@
 namespace cairn {
 
 struct ParameterInfo {
-  std::string name;            // as in a checkpoint: "lower.0.attention.q_proj.weight"
+  std::string name;  // as in a checkpoint: "lower.0.attention.q_proj.weight"
   std::vector<int64_t> shape;
-  int64_t offset = 0;          // numbers from the start of the flat buffer
-  bool decay = false;          // two dimensions
+  int64_t offset = 0;  // numbers from the start of the flat buffer
+  bool decay = false;  // two dimensions
 };
 
 class Parameters {
@@ -34,10 +34,10 @@ class Parameters {
   bool contains(const std::string& name) const { return by_name_.count(name) != 0; }
   const std::vector<ParameterInfo>& infos() const { return infos_; }
   const at::Tensor& flat() const { return flat_; }
-  int64_t decay_count() const { return decay_count_; }          // the first so many numbers are subject to weight decay
+  int64_t decay_count() const { return decay_count_; }  // the first so many numbers are subject to weight decay
   int64_t count() const { return flat_.numel(); }
 
-  void enable_gradients();                       // makes the flat gradient buffer, zeroed, and the leaves require gradients
+  void enable_gradients();  // makes the flat gradient buffer, zeroed, and the leaves require gradients
   const at::Tensor& flat_gradient() const { return flat_gradient_; }
   void zero_gradients();
 
@@ -49,7 +49,8 @@ class Parameters {
 };
 
 // model.safetensors + config.json + tokenizer.model in one folder ("a checkpoint"; docs/formats.md).
-void save_weights(const fs::path& file, const Parameters& parameters, at::ScalarType dtype, const std::map<std::string, std::string>& metadata = {});
+void save_weights(const fs::path& file, const Parameters& parameters, at::ScalarType dtype,
+                  const std::map<std::string, std::string>& metadata = {});
 // UserError for missing, surplus or wrongly shaped tensors.
 void load_weights(const fs::path& file, Parameters& parameters);
 

@@ -1,5 +1,5 @@
-// The weights of one forward pass in the compute dtype. While gradients are wanted every access casts (autograd follows it); otherwise casts and
-// joined matrices are kept in a WeightCache until the flat buffer changes.
+// The weights of one forward pass in the compute dtype. While gradients are wanted every access casts (autograd follows it); otherwise
+// casts and joined matrices are kept in a WeightCache until the flat buffer changes.
 #pragma once
 
 #include <ATen/core/Tensor.h>
@@ -29,10 +29,10 @@ class Weights {
   // cache null: none is used.
   Weights(const Parameters& parameters, at::ScalarType compute, WeightCache* cache);
 
-  at::Tensor matrix(const std::string& name) const;                                                  // in the compute dtype
+  at::Tensor matrix(const std::string& name) const;  // in the compute dtype
   // Rows of several matrices (or biases) one after another, `prefix` + each + `suffix`: one product instead of three.
   at::Tensor joined(const std::string& prefix, const std::vector<std::string>& names, const std::string& suffix) const;
-  const at::Tensor& vector(const std::string& name) const { return parameters_[name]; }              // as stored (gains)
+  const at::Tensor& vector(const std::string& name) const { return parameters_[name]; }  // as stored (gains)
   bool contains(const std::string& name) const { return parameters_.contains(name); }
   at::ScalarType compute() const { return compute_; }
 
