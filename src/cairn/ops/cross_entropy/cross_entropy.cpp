@@ -1,9 +1,111 @@
 #include "cairn/ops/cross_entropy/cross_entropy.h"
 
+#include <ATen/TensorOperators.h>
+#include <ATen/core/grad_mode.h>
+#include <ATen/ops/argmax.h>
+#include <ATen/ops/empty.h>
+#include <ATen/ops/empty_like.h>
+#include <ATen/ops/logsumexp.h>
+#include <ATen/ops/mm.h>
+#include <ATen/ops/zeros.h>
+#include <torch/csrc/autograd/custom_function.h>
+
+#include <algorithm>
+
+#include "cairn/core/error.h"
+
 namespace cairn {
+namespace {
+
+using torch::autograd::AutogradContext;
+using torch::autograd::variable_list;
+
+// Numbers of a block of logits: 64 MB in fp32 on a CPU, 512 MB on a GPU, where larger products pay.
+int64_t block_rows(const at::Tensor& embedding) {
+  const int64_t numbers = embedding.is_cuda() ? int64_t{1} << 27 : int64_t{1} << 24;
+  return std::clamp<int64_t>(numbers / std::max<int64_t>(1, embedding.size(0)), 64, 16384);
+}
+
+at::ScalarType accumulate_type(const at::Tensor& t) { return t.scalar_type() == at::kDouble ? at::kDouble : at::kFloat; }
+
+// The embedding as the blocks' products take it: short numbers stay short on a GPU (its products give fp32 from them), else fp32 or fp64.
+at::Tensor for_products(const at::Tensor& t) { return t.is_cuda() ? t : t.to(accumulate_type(t)); }
+
+// fp32 (fp64) logits of some rows, [n, vocab].
+at::Tensor logits_of(const at::Tensor& hidden, const at::Tensor& embedding) {
+  const auto type = accumulate_type(hidden);
+  if (hidden.is_cuda() && hidden.scalar_type() != type) return at::mm(hidden, embedding.t(), type);
+  return at::mm(hidden.to(embedding.scalar_type()), embedding.t());
+}
+
+struct Statistics {
+  at::Tensor loss, correct, lse;
+};
+
+Statistics forward_of(const at::Tensor& hidden, const at::Tensor& embedding_given, const at::Tensor& target) {
+  const int64_t rows = hidden.size(0), block = block_rows(embedding_given);
+  const at::Tensor embedding = for_products(embedding_given);
+  const auto options = hidden.options().dtype(accumulate_type(hidden));
+  Statistics s{at::empty({rows}, options), at::empty({rows}, options.dtype(at::kBool)), at::empty({rows}, options)};
+  for (int64_t r = 0; r < rows; r += block) {
+    const int64_t n = std::min(block, rows - r);
+    const at::Tensor logits = logits_of(hidden.narrow(0, r, n), embedding), goal = target.narrow(0, r, n);
+    at::Tensor lse = s.lse.narrow(0, r, n);
+    lse.copy_(at::logsumexp(logits, {1}));
+    s.loss.narrow(0, r, n).copy_(lse - logits.gather(1, goal.unsqueeze(1)).squeeze(1));
+    s.correct.narrow(0, r, n).copy_(at::argmax(logits, 1) == goal);
+  }
+  return s;
+}
+
+struct CrossEntropyFunction : torch::autograd::Function<CrossEntropyFunction> {
+  static variable_list forward(AutogradContext* context, const at::Tensor& hidden, const at::Tensor& embedding, const at::Tensor& target) {
+    const Statistics s = forward_of(hidden, embedding, target);
+    context->save_for_backward({hidden, embedding, target, s.lse});
+    context->mark_non_differentiable({s.correct});
+    return {s.loss, s.correct};
+  }
+
+  // d logits = g (softmax - onehot), block by block from the saved log-sum-exp.
+  static variable_list backward(AutogradContext* context, variable_list grads) {
+    const variable_list saved = context->get_saved_variables();
+    const at::Tensor &hidden = saved[0], &target = saved[2], &lse = saved[3];
+    const at::Tensor embedding = for_products(saved[1]);
+    const int64_t rows = hidden.size(0), block = block_rows(embedding);
+    const auto type = accumulate_type(hidden);
+    at::Tensor d_hidden = at::empty_like(hidden, at::MemoryFormat::Contiguous);
+    at::Tensor d_embedding = at::zeros(embedding.sizes(), embedding.options().dtype(type));
+    for (int64_t r = 0; r < rows; r += block) {
+      const int64_t n = std::min(block, rows - r);
+      const at::Tensor h = hidden.narrow(0, r, n), g = grads[0].narrow(0, r, n).to(type).unsqueeze(1);
+      at::Tensor d = logits_of(h, embedding).sub_(lse.narrow(0, r, n).unsqueeze(1)).exp_().mul_(g);
+      d.scatter_add_(1, target.narrow(0, r, n).unsqueeze(1), -g);
+      d = d.to(embedding.scalar_type());
+      d_hidden.narrow(0, r, n).copy_(at::mm(d, embedding));
+      const at::Tensor d_t = d.t();
+      if (d.scalar_type() == type)
+        d_embedding.addmm_(d_t, h.to(type));
+      else
+        d_embedding.add_(at::mm(d_t, h, type));
+    }
+    return {d_hidden, d_embedding.to(saved[1].scalar_type()), {}};
+  }
+};
+
+}  // namespace
 
 CrossEntropy linear_cross_entropy(const at::Tensor& hidden, const at::Tensor& embedding, const at::Tensor& target) {
-  return linear_cross_entropy_reference(hidden, embedding, target);
+  CAIRN_CHECK(hidden.dim() == 2 && embedding.dim() == 2 && target.dim() == 1 && hidden.size(1) == embedding.size(1) &&
+                  target.size(0) == hidden.size(0),
+              "cross entropy: hidden of {}, embedding of {}, {} targets", hidden.numel(), embedding.numel(), target.numel());
+  CAIRN_CHECK(hidden.scalar_type() == embedding.scalar_type() && target.scalar_type() == at::kLong,
+              "cross entropy: dtypes of hidden, embedding, target");
+  if (at::GradMode::is_enabled() && (hidden.requires_grad() || embedding.requires_grad())) {
+    const variable_list out = CrossEntropyFunction::apply(hidden, embedding, target);
+    return {out[0], out[1]};
+  }
+  const Statistics s = forward_of(hidden, embedding, target);
+  return {s.loss, s.correct};
 }
 
 }  // namespace cairn

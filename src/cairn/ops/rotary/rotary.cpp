@@ -8,6 +8,7 @@
 #include <ATen/ops/sin.h>
 
 #include "cairn/core/error.h"
+#include "cairn/ops/norm/fused.h"
 
 namespace cairn {
 
@@ -26,7 +27,14 @@ RotaryTable rotary_table(int64_t first, int64_t length, int64_t head_dim, double
 }
 
 at::Tensor norm_rotate(const at::Tensor& x, const at::Tensor& weight, const RotaryTable& table) {
-  return norm_rotate_reference(x, weight, table);
+  CAIRN_CHECK(x.dim() == 4 && weight.dim() == 1 && weight.size(0) == x.size(3), "norm_rotate: x has {} dimensions, weight {} numbers",
+              x.dim(), weight.numel());
+  if (!fused_norm_serves(x, x.scalar_type())) return norm_rotate_reference(x, weight, table);
+  if (table.cosine.defined())
+    CAIRN_CHECK(table.cosine.size(0) == x.size(1) && 2 * table.cosine.size(1) == x.size(3) && table.sine.sizes() == table.cosine.sizes(),
+                "norm_rotate: table of {} positions and {} frequencies for x of {} and {}", table.cosine.size(0), table.cosine.size(1),
+                x.size(1), x.size(3));
+  return fused_norm(x, weight, table.cosine, table.sine, x.scalar_type());
 }
 
 }  // namespace cairn

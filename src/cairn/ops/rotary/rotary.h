@@ -14,7 +14,8 @@ struct RotaryTable {
 // Positions first .. first + length.
 RotaryTable rotary_table(int64_t first, int64_t length, int64_t head_dim, double theta, at::Device device, at::ScalarType dtype);
 
-// x [B,L,H,D], weight [D] -> rotate(rms_norm(x) * weight); table undefined: norm only. Result has x's dtype. Differentiable in x and weight.
+// x [B,L,H,D], weight [D] -> rotate(rms_norm(x) * weight); table undefined: norm only. Result has x's dtype. Differentiable in x and
+// weight.
 at::Tensor norm_rotate(const at::Tensor& x, const at::Tensor& weight, const RotaryTable& table);
 at::Tensor norm_rotate_reference(const at::Tensor& x, const at::Tensor& weight, const RotaryTable& table);
 

@@ -1,7 +1,111 @@
 #include "cairn/ops/swiglu/swiglu.h"
 
-namespace cairn {
+#include <ATen/Parallel.h>
+#include <ATen/TensorOperators.h>
+#include <ATen/core/grad_mode.h>
+#include <ATen/ops/empty.h>
+#include <ATen/ops/silu.h>
+#include <ATen/ops/silu_backward.h>
+#include <torch/csrc/autograd/custom_function.h>
 
-at::Tensor swiglu(const at::Tensor& gate, const at::Tensor& up) { return swiglu_reference(gate, up); }
+#include <algorithm>
+#include <tuple>
+
+#include "cairn/core/error.h"
+#include "cairn/ops/simd/isa.h"
+#include "cairn/ops/swiglu/kernels.h"
+
+namespace cairn {
+namespace {
+
+using torch::autograd::AutogradContext;
+using torch::autograd::variable_list;
+
+constexpr int64_t kGrain = 8192;  // numbers a thread takes at least
+
+// [rows, width] with one row stride, as halves of a joint projection have it; a copy only where that is impossible.
+at::Tensor as_rows(const at::Tensor& t) {
+  const at::Tensor rows = t.dim() == 0 ? t.reshape({1, 1}) : t.reshape({-1, t.size(-1)});
+  return rows.stride(1) == 1 || rows.size(1) == 1 ? rows : rows.contiguous();
+}
+
+struct Prepared {
+  SwigluArgs args;
+  at::Tensor gate, up;
+  int64_t rows = 0, grain = 1;
+};
+
+Prepared prepare(const at::Tensor& gate, const at::Tensor& up) {
+  Prepared p;
+  p.gate = as_rows(gate);
+  p.up = as_rows(up);
+  p.args.gate = p.gate.const_data_ptr();
+  p.args.up = p.up.const_data_ptr();
+  p.args.gate_stride = p.gate.stride(0);
+  p.args.up_stride = p.up.stride(0);
+  p.args.width = p.gate.size(1);
+  p.args.bf16 = gate.scalar_type() == at::kBFloat16;
+  p.rows = p.gate.size(0);
+  p.grain = std::max<int64_t>(1, kGrain / p.args.width);
+  return p;
+}
+
+at::Tensor forward_of(const at::Tensor& gate, const at::Tensor& up) {
+  if (!gate.is_cpu()) return at::silu(gate).mul_(up);
+  at::Tensor y = at::empty(gate.sizes(), gate.options());
+  if (y.numel() == 0) return y;
+  Prepared p = prepare(gate, up);
+  p.args.y = y.mutable_data_ptr();
+  const SwigluKernels& kernels = swiglu_kernels();
+  at::parallel_for(0, p.rows, p.grain, [&](int64_t begin, int64_t end) { kernels.forward(p.args, begin, end); });
+  return y;
+}
+
+std::tuple<at::Tensor, at::Tensor> backward_of(const at::Tensor& grad, const at::Tensor& gate, const at::Tensor& up) {
+  if (!gate.is_cpu()) return {at::silu_backward(grad * up, gate), at::silu(gate).mul_(grad)};
+  at::Tensor dgate = at::empty(gate.sizes(), gate.options()), dup = at::empty(gate.sizes(), gate.options());
+  if (dgate.numel() == 0) return {dgate, dup};
+  Prepared p = prepare(gate, up);
+  const at::Tensor g = grad.contiguous();
+  p.args.grad = g.const_data_ptr();
+  p.args.grad_gate = dgate.mutable_data_ptr();
+  p.args.grad_up = dup.mutable_data_ptr();
+  const SwigluKernels& kernels = swiglu_kernels();
+  at::parallel_for(0, p.rows, p.grain, [&](int64_t begin, int64_t end) { kernels.backward(p.args, begin, end); });
+  return {dgate, dup};
+}
+
+struct SwigluFunction : torch::autograd::Function<SwigluFunction> {
+  static at::Tensor forward(AutogradContext* context, const at::Tensor& gate, const at::Tensor& up) {
+    context->save_for_backward({gate, up});
+    return forward_of(gate, up);
+  }
+  static variable_list backward(AutogradContext* context, variable_list grads) {
+    const variable_list saved = context->get_saved_variables();
+    auto [dgate, dup] = backward_of(grads[0], saved[0], saved[1]);
+    return {dgate, dup};
+  }
+};
+
+}  // namespace
+
+const SwigluKernels& swiglu_kernels() {
+  switch (cpu_isa()) {
+    case Isa::kAvx512:
+      return swiglu_kernels_avx512;
+    case Isa::kAvx2:
+      return swiglu_kernels_avx2;
+    default:
+      return swiglu_kernels_generic;
+  }
+}
+
+at::Tensor swiglu(const at::Tensor& gate, const at::Tensor& up) {
+  CAIRN_CHECK(gate.sizes() == up.sizes() && gate.scalar_type() == up.scalar_type(), "swiglu: gate and up differ in shape or dtype");
+  const bool served = (gate.is_cpu() || gate.is_cuda()) && (gate.scalar_type() == at::kFloat || gate.scalar_type() == at::kBFloat16);
+  if (!served) return swiglu_reference(gate, up);
+  if (at::GradMode::is_enabled() && (gate.requires_grad() || up.requires_grad())) return SwigluFunction::apply(gate, up);
+  return forward_of(gate, up);
+}
 
 }  // namespace cairn

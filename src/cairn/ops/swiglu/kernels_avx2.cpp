@@ -1,0 +1,7 @@
+#include "cairn/ops/swiglu/kernels_impl.h"
+
+namespace cairn {
+
+const SwigluKernels swiglu_kernels_avx2 = kSwigluKernels;
+
+}  // namespace cairn
