@@ -108,7 +108,7 @@ void add_lines(const Evaluation& e, const std::string& task, const std::string& 
   forced.dodge = dodge;
   Series chance;
   chance.points = chance_points(e, task);
-  chance.color = color;
+  chance.muted = true;
   chance.width = 1.4;
   chance.dash = "1 4";
   Series floor = forced;
@@ -136,8 +136,9 @@ void add_lines(const Evaluation& e, const std::string& task, const std::string& 
 
 void add_keys(const Drawn& drawn, Chart* chart) {
   chart->series.push_back(key("teacher-forced", "", 2.2, true, false));
+  chart->series.back().new_row = true;
   if (drawn.generated) chart->series.push_back(key("generated", "", 1, true, true));
-  if (drawn.floor) chart->series.push_back(key("window only (memory off)", "6 4", 1.4, false, false));
+  if (drawn.floor) chart->series.push_back(key("window only", "6 4", 1.4, false, false));
   if (drawn.chance) chart->series.push_back(key("chance", "1 4", 1.4, false, false));
 }
 

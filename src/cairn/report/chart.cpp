@@ -60,12 +60,18 @@ std::vector<double> choose_ticks(const Axis& axis, const Scale& scale, int about
   const double slack = 1 + 1e-9;
   if (scale.log) {
     const double decades = std::log10(scale.high / scale.low);
+    std::vector<double> steps = {1};
+    if (decades < 0.8) {
+      steps = {1, 1.5, 2, 3, 4, 5, 7};
+    } else if (decades < 1.6) {
+      steps = {1, 2, 5};
+    } else if (decades < 3.2) {
+      steps = {1, 3};
+    }
     const int first = static_cast<int>(std::floor(std::log10(scale.low))), last = static_cast<int>(std::ceil(std::log10(scale.high)));
     const int stride = std::max(1, static_cast<int>(std::ceil((last - first) / static_cast<double>(std::max(about, 2)))));
     for (int e = first; e <= last; ++e) {
-      for (const double m : decades < 0.8   ? std::vector<double>{1, 1.5, 2, 3, 4, 5, 7}
-                            : decades < 1.6 ? std::vector<double>{1, 2, 5}
-                                            : std::vector<double>{1}) {
+      for (const double m : steps) {
         const double value = m * std::pow(10.0, e);
         if ((m > 1 || (e - first) % stride == 0) && value >= scale.low / slack && value <= scale.high * slack) ticks.push_back(value);
       }
@@ -95,8 +101,8 @@ double legend(const Chart& chart, const Size& size, double top, Svg* svg) {
   bool any = false;
   for (const Series& s : chart.series) {
     if (s.name.empty()) continue;
-    const double width = sample + 6 + text_width(s.name, size.font) + 16;
-    if (any && x + width - 14 > size.width) x = 0, y += row;
+    const double width = sample + 6 + text_width(s.name, size.font) + 15;
+    if (any && (s.new_row || x + width - 16 > size.width)) x = 0, y += row;
     any = true;
     if (svg) {
       const std::string& color = s.muted ? svg->theme().muted : svg->theme().color(s.color);
@@ -189,7 +195,8 @@ std::string percent_number(double share) {
   if (std::abs(value - std::round(value)) < 0.005) return fmt::format("{:.0f}", value);
   if (value > 99.9 && value < 100) return ">99.9";
   if (value < 0.1 && value > 0) return "<0.1";
-  return fmt::format("{:.1f}", value);
+  const std::string text = fmt::format("{:.1f}", value);
+  return text.ends_with(".0") ? text.substr(0, text.size() - 2) : text;
 }
 
 std::string percent(double share) { return std::isfinite(share) ? percent_number(share) + " %" : "-"; }
@@ -258,8 +265,10 @@ Svg draw_chart(const Chart& chart, const Size& size, const Theme& theme, const s
   }
   Scale x = range_of(chart.x, xs, chart.x.log), y = range_of(chart.y, ys, true);
   const double tick_font = size.font * 0.95;
-  top += size.font * 1.5;  // the vertical axis's label
-  const double bottom = size.height - tick_font * 2.9;
+  const bool labelled = std::any_of(chart.marks.begin(), chart.marks.end(), [](const Mark& m) { return !m.strong && !m.label.empty(); });
+  const double label_row = top + size.font * 1.65;
+  top += size.font * (labelled ? 3.1 : 2.0);  // the vertical axis's label; below it the names of phases
+  const double bottom = size.height - tick_font * 3.1;
   const std::vector<double> y_ticks = choose_ticks(chart.y, y, std::max(2, static_cast<int>((bottom - top) / 44)));
   double left = 0;
   for (const double t : y_ticks) left = std::max(left, text_width(format_value(t, chart.y.format), tick_font));
@@ -267,7 +276,7 @@ Svg draw_chart(const Chart& chart, const Size& size, const Theme& theme, const s
   x.begin = left + (chart.x.log ? 8 : 0), x.end = size.width - 12;
   y.begin = bottom, y.end = top;
 
-  svg.text(0, top - size.font * 0.75, chart.y.label, tick_font, Anchor::kStart, theme.muted);
+  svg.text(0, label_row - size.font * 0.4, chart.y.label, tick_font, Anchor::kStart, theme.muted);
   for (const double t : y_ticks) {
     if (t < y.low * (y.low > 0 ? 0.999999 : 1.000001) - 1e-12 || !drawable(t, y.log)) continue;
     svg.line(left, y(t), size.width - 4, y(t), theme.grid, 1);
@@ -286,19 +295,20 @@ Svg draw_chart(const Chart& chart, const Size& size, const Theme& theme, const s
     free_until = middle - half;
     svg.text(middle, bottom + tick_font * 1.35, label, tick_font, Anchor::kMiddle, theme.muted);
   }
-  svg.text((left + size.width) / 2, size.height - 3, chart.x.label, tick_font, Anchor::kMiddle, theme.muted);
+  svg.text((left + size.width) / 2, size.height - tick_font * 0.4, chart.x.label, tick_font, Anchor::kMiddle, theme.muted);
 
   double label_free = left;
   for (const Mark& mark : chart.marks) {
     if (!drawable(mark.x, x.log) || mark.x < x.low || mark.x > x.high) continue;
     const double px = x(mark.x), width = text_width(mark.label, tick_font);
     svg.begin_tip(mark.tip.empty() ? mark.label : mark.tip);
-    svg.line(px, top - 2, px, bottom, mark.strong ? theme.ink : theme.muted, mark.strong ? 1.4 : 1, mark.strong ? "" : "1 3");
+    svg.line(px, mark.strong ? top - 2 : top - tick_font * 1.3, px, bottom, mark.strong ? theme.ink : theme.muted, mark.strong ? 1.4 : 1,
+             mark.strong ? "" : "1 3");
     svg.rect(px - 5, top, 10, bottom - top, "transparent");
     const bool flip = px + width + 6 > size.width;
     const double begin = flip ? px - width - 4 : px + 4;
     if (!mark.label.empty() && begin >= label_free) {
-      svg.text(begin, mark.strong ? (top + bottom) / 2 : top + tick_font * 0.7, mark.label, tick_font * (mark.strong ? 1 : 0.92),
+      svg.text(begin, mark.strong ? (top + bottom) / 2 : top - tick_font * 0.5, mark.label, tick_font * (mark.strong ? 1 : 0.92),
                Anchor::kStart, mark.strong ? theme.ink : theme.muted);
       label_free = begin + width + 4;
     }

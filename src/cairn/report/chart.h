@@ -34,7 +34,9 @@ struct Series {
   size_t color = 0;
   std::string dash;  // SVG dash array; empty: solid
   double width = 2;
-  bool markers = false, hollow = false, muted = false;  // muted: the theme's grey instead of the colour
+  bool markers = false, hollow = false;
+  bool muted = false;    // the theme's grey instead of the colour
+  bool new_row = false;  // starts a row of the legend
   size_t shape = 0;
   Spread spread = Spread::kNone;
   double dodge = 0;  // shift in pixels, so that series with equal values stay apart

@@ -23,8 +23,9 @@ Svg draw_heatmap(const Evaluation& e, const std::string& task, const Size& size,
   }
   const double tick = size.font * 0.92, left = text_width("90-100 %", tick) + 6, top = (size.heading ? size.font * 2.4 : 2) + tick * 1.5;
   const double count = static_cast<double>(columns.size());
-  const double pitch = std::clamp((size.width - left - 2) / std::max(count, 1.0), 28.0, 58.0), row = 22, gap = 6;
-  const double width = std::max(size.width, left + pitch * count + 2);
+  const double pitch = std::clamp((size.width - left - 2) / std::max(count, 1.0), 28.0, 92.0), row = std::max(22.0, size.font * 1.8),
+               gap = 6;
+  const double width = left + pitch * count + 2;
   bool rotate = false;
   for (const Cell* cell : columns) rotate |= text_width(format_length(cell->length), tick) > pitch - 2;
   const double grid_bottom = top + row * (kDepthBins + 1) + gap;

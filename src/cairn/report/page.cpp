@@ -10,6 +10,13 @@
 namespace cairn::report {
 namespace {
 
+// Running text: no line break between a number and its per cent sign.
+std::string prose(const std::string& text) {
+  std::string out = escape(text);
+  for (size_t at = 0; (at = out.find(" %", at)) != std::string::npos;) out.replace(at, 1, "\u00a0");
+  return out;
+}
+
 // Writes sections one after the other; every drawing gets an id of its own.
 class Page {
  public:
@@ -53,9 +60,9 @@ class Page {
     const bool many = data_.evaluations.size() > 1 || (data_.evaluations.empty() && data_.runs.size() > 1);
     add("<header><p class=\"brand\">Cairn report</p><h1{}>", many ? " class=\"many\"" : "");
     if (many && !data_.evaluations.empty()) {
-      for (const Evaluation& e : data_.evaluations) add("<span>{}</span>", escape(verdict(e)));
+      for (const Evaluation& e : data_.evaluations) add("<span>{}</span>", prose(verdict(e)));
     } else {
-      add("{}", escape(verdict(data_)));
+      add("{}", prose(verdict(data_)));
     }
     add("</h1>");
     if (data_.evaluations.size() == 1) tiles(data_.evaluations[0]);
@@ -65,19 +72,24 @@ class Page {
   void tiles(const Evaluation& e) {
     std::string tiles;
     const auto tile = [&](const std::string& name, const std::string& value) {
-      tiles += fmt::format("<div><dt>{}</dt><dd>{}</dd></div>", escape(name), escape(value));
+      tiles += fmt::format("<div><dt>{}</dt><dd>{}</dd></div>", escape(name), prose(value));
     };
     if (e.training_length) tile("trained on texts of", format_length(*e.training_length) + " tokens");
-    int64_t common = 0;
-    bool all = true;
-    for (const Reach& r : reaches(e)) {
-      if (!r.best) continue;
-      if (!r.longest) all = false;
-      if (r.longest) common = common == 0 ? r.longest->length : std::min(common, r.longest->length);
+    int64_t common = 0;  // the longest length at which every task has kGood
+    for (const int64_t length : e.lengths()) {
+      bool all = false;
+      for (const std::string& task : e.tasks()) {
+        const Cell* cell = e.find(task, length);
+        all = cell && cell->forced.samples > 0 && cell->forced.accuracy >= kGood;
+        if (!all) break;
+      }
+      if (all) common = length;
     }
-    if (all && common > 0) {
-      tile(e.tasks().size() > 1 ? "all tasks 95 % or more up to" : "95 % or more up to", format_length(common) + " tokens");
-      if (const std::string times = times_training(e, common); !times.empty()) tile("of the training length", times);
+    if (common > 0) {
+      tile(e.tasks().size() > 1 ? "longest texts with all tasks at 95 % or more" : "longest texts with 95 % or more",
+           format_length(common) + " tokens");
+      if (const std::string times = times_training(e, common); !times.empty())
+        tile("that is, times the training length", times.substr(0, times.find(' ')) + " \u00d7");
     }
     int64_t least = 0, most = 0;
     double floor = kMissing, speed = kMissing;
@@ -88,29 +100,44 @@ class Page {
       if (c.length == e.lengths().back()) speed = std::fmax(speed, c.tokens_per_second);
     }
     if (most > 0) tile("samples a cell", least == most ? std::to_string(most) : fmt::format("{} to {}", least, most));
-    if (std::isfinite(floor)) tile("memory off, longest texts", percent(floor));
-    if (std::isfinite(speed)) tile("reading speed there", format_value(speed, Format::kCount) + " tokens/s");
+    if (std::isfinite(floor)) tile("right with the memory off, longest texts", percent(floor));
+    if (std::isfinite(speed)) tile("reading speed, longest texts", format_value(speed, Format::kCount) + " tokens/s");
     if (!tiles.empty()) add("<dl class=\"tiles\">{}</dl>", tiles);
   }
 
-  void figure(const std::string& title, const std::string& detail, const std::string& svg, double least = 0) {
-    add("<figure><figcaption>{}{}</figcaption><div class=\"pan\"{}>{}</div></figure>", escape(title),
-        detail.empty() ? "" : " <small>" + escape(detail) + "</small>", least > 0 ? fmt::format(" style=\"--least:{:.0f}px\"", least) : "",
-        svg);
-  }
-
-  void small_chart(const Chart& chart, double height = 250) {
-    figure(chart.title, "", draw_chart(chart, {380, height, 12, false}, page_theme(), id()).finish());
-  }
-
-  // One drawing for desks, one for phones: letters keep their size instead of shrinking with the picture.
-  void large_chart(const Chart& chart) {
+  // One drawing for desks, one for phones: letters keep their size instead of shrinking with the picture. `columns` figures stand side by
+  // side on a desk; three are as wide as a phone, and need one drawing only. `draw` takes a size.
+  template <typename Draw>
+  void figure(const std::string& title, int columns, double height, Draw draw) {
+    static constexpr Size kWide[] = {{1100, 0, 14}, {530, 0, 13}, {370, 0, 12}};
     add("<figure>");
+    if (!title.empty()) add("<figcaption>{}</figcaption>", escape(title));
     for (const bool wide : {true, false}) {
-      const Size size = wide ? Size{1100, 440, 14, false} : Size{370, 400, 12.5, false};
-      add("<div class=\"{}\">{}</div>", wide ? "wide" : "narrow", draw_chart(chart, size, page_theme(), id()).finish());
+      if (!wide && columns == 3) break;
+      Size size = wide ? kWide[columns - 1] : Size{362, 0, 12};
+      size.height = wide && columns == 1 ? height * 1.5 : wide && columns == 2 ? height * 1.1 : height;
+      const Svg svg = draw(size);
+      const char* kind = columns == 3 ? "pan" : wide ? "pan wide" : "pan narrow";
+      // Never smaller than can be read (the box scrolls then), never blown up.
+      add("<div class=\"{}\" style=\"--least:{:.0f}px;--most:{:.0f}px\">{}</div>", kind,
+          svg.width() > 400 && (columns == 3 || !wide) ? svg.width() * 0.9 : 0, svg.width() * 1.1, svg.finish());
     }
     add("</figure>");
+  }
+
+  void figure(const Chart& chart, int columns, double height = 250, bool titled = true) {
+    figure(titled ? chart.title : "", columns, height, [&](const Size& size) { return draw_chart(chart, size, page_theme(), id()); });
+  }
+
+  // Figures side by side so that no row is left with a single one where that can be.
+  static int columns_for(size_t figures) { return figures == 1 ? 1 : figures == 2 || figures == 4 ? 2 : 3; }
+  void open_grid(int columns) { add("<div class=\"grid{}\">", columns == 1 ? " one" : columns == 2 ? " two" : ""); }
+
+  void charts(const std::vector<Chart>& list, double height) {
+    const int columns = std::max(2, columns_for(list.size()));
+    open_grid(columns);
+    for (const Chart& chart : list) figure(chart, columns, height);
+    add("</div>");
   }
 
   void depth() {
@@ -122,10 +149,11 @@ class Page {
         draw_heat_legend(page_theme(), id()).finish());
     for (const Evaluation& e : data_.evaluations) {
       if (data_.evaluations.size() > 1) add("<h3>{}</h3>", escape(e.label));
-      add("<div class=\"grid\">");
-      for (const std::string& task : e.tasks()) {
-        const Svg map = draw_heatmap(e, task, {380, 0, 12, false}, page_theme(), id());
-        figure(pretty_task(task), "", map.finish(), map.width() > 380 ? map.width() * 0.9 : 0);
+      const std::vector<std::string> tasks = e.tasks();
+      const int columns = columns_for(tasks.size());
+      open_grid(columns);
+      for (const std::string& task : tasks) {
+        figure(pretty_task(task), columns, 0, [&](const Size& size) { return draw_heatmap(e, task, size, page_theme(), id()); });
       }
       add("</div>");
     }
@@ -138,12 +166,13 @@ class Page {
         "<em>Window only</em> is the same model with its memory switched off: a line that equals it has found nothing.</p>");
     const std::vector<std::string> tasks = all_tasks(data_.evaluations);
     if (data_.evaluations.size() == 1) {
-      for (const Chart& chart : accuracy_overview(data_.evaluations)) large_chart(chart);
+      for (const Chart& chart : accuracy_overview(data_.evaluations)) figure(chart, 1, 300, false);
     }
     if (data_.evaluations.size() > 1 || tasks.size() > 1) {
-      add("<h3>Task by task</h3><div class=\"grid\">");
-      for (const std::string& task : tasks) small_chart(accuracy_of_task(data_.evaluations, task), 290);
-      add("</div>");
+      std::vector<Chart> by_task;
+      for (const std::string& task : tasks) by_task.push_back(accuracy_of_task(data_.evaluations, task));
+      add("<h3>Task by task</h3>");
+      charts(by_task, 290);
     }
     std::vector<Chart> recalls;
     for (const Evaluation& e : data_.evaluations) {
@@ -152,12 +181,9 @@ class Page {
       if (!chart.empty()) recalls.push_back(std::move(chart));
     }
     if (!recalls.empty()) {
-      add("<h3>Was the right chunk among the chosen?</h3><div class=\"grid\">");
-      for (Chart& chart : recalls) {
-        if (recalls.size() == 1) chart.title = "Recall of the source chunk";
-        small_chart(chart, 290);
-      }
-      add("</div>");
+      if (recalls.size() == 1) recalls[0].title = "Recall of the source chunk";
+      add("<h3>Was the right chunk among the chosen?</h3>");
+      charts(recalls, 290);
     }
     add("</section>\n");
   }
@@ -167,33 +193,30 @@ class Page {
         "extremes. Dotted verticals mark "
         "phases and gates.</p>");
     if (const std::vector<Chart> all = comparison_charts(data_.runs); !all.empty()) {
-      add("<h3>All runs</h3><div class=\"grid\">");
-      for (const Chart& chart : all) small_chart(chart);
-      add("</div>");
+      add("<h3>All runs</h3>");
+      charts(all, 250);
     }
     for (const Run& run : data_.runs) {
       add("<h3>Run {}</h3>", escape(run.label));
-      if (!data_.evaluations.empty()) add("<p class=\"note\">{}</p>", escape(verdict(run)));
+      if (!data_.evaluations.empty()) add("<p class=\"note\">{}</p>", prose(verdict(run)));
       if (!run.notes.empty()) {
         add("<ul class=\"notes\">");
         for (const std::string& note : run.notes) add("<li>{}</li>", escape(note));
         add("</ul>");
       }
-      add("<div class=\"grid\">");
-      for (const Chart& chart : training_charts(run)) small_chart(chart);
-      add("</div>");
+      charts(training_charts(run), 260);
       if (const std::string events = events_table(run); !events.empty()) add("<h3>Events</h3>{}", events);
     }
     add("</section>\n");
   }
 
   void speeds() {
-    std::vector<Chart> charts = {training_speed(data_.runs), reading_speed(data_.evaluations)};
-    std::erase_if(charts, [](const Chart& c) { return c.empty(); });
-    if (charts.empty()) return;
-    add("<section id=\"speed\"><h2>Speed</h2><p class=\"note\">Tokens a second on the machine named below.</p><div class=\"grid\">");
-    for (const Chart& chart : charts) small_chart(chart);
-    add("</div></section>\n");
+    std::vector<Chart> list = {training_speed(data_.runs), reading_speed(data_.evaluations)};
+    std::erase_if(list, [](const Chart& c) { return c.empty(); });
+    if (list.empty()) return;
+    add("<section id=\"speed\"><h2>Speed</h2><p class=\"note\">Tokens a second on the machine named below.</p>");
+    charts(list, 260);
+    add("</section>\n");
   }
 
   void tables() {

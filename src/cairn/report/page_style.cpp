@@ -29,24 +29,26 @@ ul.notes { margin: 8px 0 14px; padding-left: 20px; color: var(--muted); font-siz
 .tiles dt { color: var(--muted); font-size: 13px; line-height: 1.35; }
 .tiles dd { margin: 3px 0 0; font-size: 21px; font-weight: 600; line-height: 1.25; font-variant-numeric: tabular-nums; }
 .grid { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(340px, 100%), 1fr)); gap: 14px; }
+.grid.two { grid-template-columns: repeat(2, minmax(0, 1fr)); } .grid.one { grid-template-columns: minmax(0, 1fr); }
 figure { margin: 0; min-width: 0; background: var(--card); border: 1px solid var(--edge); border-radius: 10px; padding: 13px 14px 10px; }
 figure.plain { background: none; border: 0; padding: 0; margin-bottom: 10px; max-width: 330px; }
 figcaption { margin: 0 0 8px; font-size: 15px; font-weight: 600; line-height: 1.3; overflow-wrap: anywhere; }
 figcaption small { font-size: 13px; font-weight: 400; color: var(--muted); }
 .pan { overflow-x: auto; }
-svg { display: block; width: 100%; height: auto; max-width: 100%; }
-.pan svg { min-width: var(--least, 0); }
+svg { display: block; width: 100%; height: auto; }
+.pan svg { min-width: var(--least, 0); max-width: var(--most, none); }
 .narrow { display: none; }
 .tip { cursor: default; outline: none; }
 .tip:focus-visible { outline: 2px solid var(--accent); }
 .scroll { overflow-x: auto; background: var(--card); border: 1px solid var(--edge); border-radius: 10px; margin: 0 0 14px; }
-table { border-collapse: collapse; width: 100%; font-size: 14px; line-height: 1.4; font-variant-numeric: tabular-nums; }
+table { border-collapse: collapse; width: 100%; font-size: 13.5px; line-height: 1.4; font-variant-numeric: tabular-nums; }
 caption { text-align: left; padding: 10px 14px 6px; font-weight: 600; font-size: 15px; }
-th, td { padding: 6px 12px; text-align: right; white-space: nowrap; border-top: 1px solid var(--grid); vertical-align: baseline; }
+th, td { padding: 6px 9px; text-align: right; white-space: nowrap; border-top: 1px solid var(--grid); vertical-align: baseline; }
 thead th { border-top: 0; color: var(--muted); font-weight: 600; font-size: 13px; }
 th:first-child, td:first-child, td.text, th.text { text-align: left; }
 td.text.wrap { white-space: normal; overflow-wrap: anywhere; min-width: 14rem; }
-td.good { font-weight: 600; } td small { color: var(--muted); font-size: 12.5px; }
+td.good { font-weight: 600; } td small { color: var(--muted); font-size: 12px; font-weight: 400; }
+th:first-child, td:first-child { padding-left: 14px; }
 tbody tr.first td { border-top-color: var(--muted); } tbody tr.first:first-child td { border-top-color: var(--grid); }
 details { background: var(--card); border: 1px solid var(--edge); border-radius: 10px; margin: 0 0 10px; }
 summary { cursor: pointer; padding: 10px 14px; font-weight: 600; font-size: 15px; overflow-wrap: anywhere; }
@@ -60,10 +62,10 @@ footer { margin-top: 44px; padding-top: 14px; border-top: 1px solid var(--edge);
 @media (max-width: 640px) {
   main { padding: 20px 14px 40px; }
   .wide { display: none; } .narrow { display: block; }
+  .grid, .grid.two { grid-template-columns: minmax(0, 1fr); }
   h2 { margin-top: 36px; font-size: 19px; }
   figure { padding: 11px 10px 8px; }
   .tiles { grid-template-columns: repeat(2, minmax(0, 1fr)); } .tiles dd { font-size: 18px; }
-  th, td { padding: 6px 9px; }
 }
 @media print {
   :root { --page: #fff; --card: #fff; --ink: #000; --muted: #444; --grid: #ccc; --edge: #ccc; --code: #f4f4f4;
@@ -72,7 +74,8 @@ footer { margin-top: 44px; padding-top: 14px; border-top: 1px solid var(--edge);
   body { font-size: 11pt; } main { max-width: none; padding: 0; }
   figure, .tiles div, tr { break-inside: avoid; } h2, h3 { break-after: avoid; }
   .scroll, .pan { overflow: visible; } table { font-size: 8.5pt; } th, td { padding: 3px 5px; white-space: normal; }
-  .grid { grid-template-columns: repeat(2, 1fr); }
+  .grid, .grid.two { grid-template-columns: repeat(2, minmax(0, 1fr)); } .wide { display: block; } .narrow { display: none; }
+  .pan svg { min-width: 0; }
 }
 )css";
 }

@@ -62,7 +62,7 @@ std::string cells_table(const Evaluation& e) {
     if (floor) out += score_cell(c.floor ? &*c.floor : nullptr) + value_cell(c.floor ? std::to_string(c.floor->samples) : "-");
     if (chance) out += value_cell(percent(c.chance));
     for (size_t r = 0; r < retrievals; ++r) out += value_cell(r < c.recall.size() ? percent(c.recall[r]) : "-");
-    out += value_cell(format_value(c.seconds, Format::kNumber)) + value_cell(format_value(c.tokens_per_second, Format::kCount)) + "</tr>";
+    out += value_cell(format_value(c.seconds, Format::kCount)) + value_cell(format_value(c.tokens_per_second, Format::kCount)) + "</tr>";
   }
   return out + "</tbody></table></div>";
 }
