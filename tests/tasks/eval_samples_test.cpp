@@ -196,6 +196,19 @@ TEST(EvalSampleTest, DepthsFillEvenly) {
   }
 }
 
+TEST(EvalSampleTest, GeneratedHaystacks) {
+  const auto tokenizer = bytes_tokenizer();
+  const TaskSet tasks = task_set(tokenizer, {});
+  for (const char* name : {"noise", "prose:3"}) {
+    const auto haystack = open_token_source(name, tokenizer);
+    const EvalSample sample = tasks.eval_sample("multi_query", 1, 2, 60000, haystack);
+    expect_well_formed(sample);
+    const Facts facts(tokenizer->decode(whole(sample)));
+    EXPECT_EQ(facts.statements.size(), 4u) << name;
+    EXPECT_EQ(facts.questions.size(), 2u) << name;
+  }
+}
+
 TEST(EvalSampleTest, TightestFit) {
   // Nothing but needles and questions: every token is edited or tail, statements touch without overlapping.
   const TaskSet tasks = task_set(bytes_tokenizer(), {});
