@@ -1,5 +1,6 @@
 #include "cairn/ops/cross_entropy/cross_entropy.h"
 
+#include <ATen/Parallel.h>
 #include <ATen/TensorOperators.h>
 #include <ATen/core/grad_mode.h>
 #include <ATen/ops/argmax.h>
@@ -13,6 +14,8 @@
 #include <algorithm>
 
 #include "cairn/core/error.h"
+#include "cairn/ops/cross_entropy/kernels.h"
+#include "cairn/ops/simd/isa.h"
 
 namespace cairn {
 namespace {
@@ -20,9 +23,11 @@ namespace {
 using torch::autograd::AutogradContext;
 using torch::autograd::variable_list;
 
-// Numbers of a block of logits: 64 MB in fp32 on a CPU, 512 MB on a GPU, where larger products pay.
+constexpr int64_t kGrain = 16384;  // logits a thread takes at least
+
+// Numbers of a block of logits: 4 MB in fp32 on a CPU, so that they stay in its caches; 512 MB on a GPU, where larger products pay.
 int64_t block_rows(const at::Tensor& embedding) {
-  const int64_t numbers = embedding.is_cuda() ? int64_t{1} << 27 : int64_t{1} << 24;
+  const int64_t numbers = embedding.is_cuda() ? int64_t{1} << 27 : int64_t{1} << 20;
   return std::clamp<int64_t>(numbers / std::max<int64_t>(1, embedding.size(0)), 64, 16384);
 }
 
@@ -42,7 +47,43 @@ struct Statistics {
   at::Tensor loss, correct, lse;
 };
 
-Statistics forward_of(const at::Tensor& hidden, const at::Tensor& embedding_given, const at::Tensor& target) {
+bool has_kernels(const at::Tensor& logits) { return logits.is_cpu() && logits.scalar_type() == at::kFloat; }
+
+// Fills rows first .. first + n of the statistics from their logits, one pass each for the largest and for the sum.
+void statistics_of(const at::Tensor& logits, const at::Tensor& target, int64_t first, Statistics& s) {
+  const int64_t n = logits.size(0), vocab = logits.size(1);
+  const float* const x = logits.const_data_ptr<float>();
+  const int64_t* const goal = target.const_data_ptr<int64_t>() + first;
+  float* const lse = s.lse.mutable_data_ptr<float>() + first;
+  float* const loss = s.loss.mutable_data_ptr<float>() + first;
+  bool* const correct = s.correct.mutable_data_ptr<bool>() + first;
+  const CrossEntropyKernels& kernels = cross_entropy_kernels();
+  at::parallel_for(0, n, std::max<int64_t>(1, kGrain / vocab), [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) {
+      CAIRN_CHECK(goal[i] >= 0 && goal[i] < vocab, "cross entropy: target {} of a vocabulary of {}", goal[i], vocab);
+      int64_t best = 0;
+      kernels.statistics(x + i * vocab, vocab, lse + i, &best);
+      loss[i] = lse[i] - x[i * vocab + goal[i]];
+      correct[i] = best == goal[i];
+    }
+  });
+}
+
+// Logits replaced by their gradient g (softmax - onehot).
+void gradient_of(at::Tensor& logits, const at::Tensor& lse, const at::Tensor& target, const at::Tensor& g) {
+  const int64_t vocab = logits.size(1);
+  float* const x = logits.mutable_data_ptr<float>();
+  const float* const statistic = lse.const_data_ptr<float>();
+  const float* const scale = g.const_data_ptr<float>();
+  const int64_t* const goal = target.const_data_ptr<int64_t>();
+  const CrossEntropyKernels& kernels = cross_entropy_kernels();
+  at::parallel_for(0, logits.size(0), std::max<int64_t>(1, kGrain / vocab), [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) kernels.gradient(x + i * vocab, vocab, statistic[i], goal[i], scale[i]);
+  });
+}
+
+Statistics forward_of(const at::Tensor& hidden, const at::Tensor& embedding_given, const at::Tensor& target_given) {
+  const at::Tensor target = target_given.contiguous();
   const int64_t rows = hidden.size(0), block = block_rows(embedding_given);
   const at::Tensor embedding = for_products(embedding_given);
   const auto options = hidden.options().dtype(accumulate_type(hidden));
@@ -50,6 +91,10 @@ Statistics forward_of(const at::Tensor& hidden, const at::Tensor& embedding_give
   for (int64_t r = 0; r < rows; r += block) {
     const int64_t n = std::min(block, rows - r);
     const at::Tensor logits = logits_of(hidden.narrow(0, r, n), embedding), goal = target.narrow(0, r, n);
+    if (has_kernels(logits)) {
+      statistics_of(logits, target, r, s);
+      continue;
+    }
     at::Tensor lse = s.lse.narrow(0, r, n);
     lse.copy_(at::logsumexp(logits, {1}));
     s.loss.narrow(0, r, n).copy_(lse - logits.gather(1, goal.unsqueeze(1)).squeeze(1));
@@ -69,7 +114,8 @@ struct CrossEntropyFunction : torch::autograd::Function<CrossEntropyFunction> {
   // d logits = g (softmax - onehot), block by block from the saved log-sum-exp.
   static variable_list backward(AutogradContext* context, variable_list grads) {
     const variable_list saved = context->get_saved_variables();
-    const at::Tensor &hidden = saved[0], &target = saved[2], &lse = saved[3];
+    const at::Tensor &hidden = saved[0], &lse = saved[3];
+    const at::Tensor target = saved[2].contiguous();
     const at::Tensor embedding = for_products(saved[1]);
     const int64_t rows = hidden.size(0), block = block_rows(embedding);
     const auto type = accumulate_type(hidden);
@@ -77,9 +123,14 @@ struct CrossEntropyFunction : torch::autograd::Function<CrossEntropyFunction> {
     at::Tensor d_embedding = at::zeros(embedding.sizes(), embedding.options().dtype(type));
     for (int64_t r = 0; r < rows; r += block) {
       const int64_t n = std::min(block, rows - r);
-      const at::Tensor h = hidden.narrow(0, r, n), g = grads[0].narrow(0, r, n).to(type).unsqueeze(1);
-      at::Tensor d = logits_of(h, embedding).sub_(lse.narrow(0, r, n).unsqueeze(1)).exp_().mul_(g);
-      d.scatter_add_(1, target.narrow(0, r, n).unsqueeze(1), -g);
+      const at::Tensor h = hidden.narrow(0, r, n), g = grads[0].narrow(0, r, n).to(type).contiguous();
+      at::Tensor d = logits_of(h, embedding);
+      if (has_kernels(d)) {
+        gradient_of(d, lse.narrow(0, r, n), target.narrow(0, r, n), g);
+      } else {
+        d.sub_(lse.narrow(0, r, n).unsqueeze(1)).exp_().mul_(g.unsqueeze(1));
+        d.scatter_add_(1, target.narrow(0, r, n).unsqueeze(1), -g.unsqueeze(1));
+      }
       d = d.to(embedding.scalar_type());
       d_hidden.narrow(0, r, n).copy_(at::mm(d, embedding));
       const at::Tensor d_t = d.t();
@@ -93,6 +144,17 @@ struct CrossEntropyFunction : torch::autograd::Function<CrossEntropyFunction> {
 };
 
 }  // namespace
+
+const CrossEntropyKernels& cross_entropy_kernels() {
+  switch (cpu_isa()) {
+    case Isa::kAvx512:
+      return cross_entropy_kernels_avx512;
+    case Isa::kAvx2:
+      return cross_entropy_kernels_avx2;
+    default:
+      return cross_entropy_kernels_generic;
+  }
+}
 
 CrossEntropy linear_cross_entropy(const at::Tensor& hidden, const at::Tensor& embedding, const at::Tensor& target) {
   CAIRN_CHECK(hidden.dim() == 2 && embedding.dim() == 2 && target.dim() == 1 && hidden.size(1) == embedding.size(1) &&

@@ -140,7 +140,14 @@ CAIRN_INLINE F<W> exp2(F<W> t) {
 
 template <int W>
 CAIRN_INLINE F<W> sigmoid(F<W> x) {
-  return 1.0f / (1.0f + exp2<W>(x * -1.4426950408889634f));
+  const F<W> d = 1.0f + exp2<W>(x * -1.4426950408889634f);
+#if defined(__AVX512F__)
+  if constexpr (W == 16) {  // an estimate of 14 bits and one step of Newton's: half the time of a division
+    const F<W> r = _mm512_maskz_rcp14_ps(static_cast<__mmask16>(-1), d);
+    return fma<W>(fma<W>(-d, r, set<W>(1.0f)), r, r);
+  }
+#endif
+  return 1.0f / d;
 }
 
 }  // namespace simd

@@ -1,0 +1,7 @@
+#include "cairn/ops/cross_entropy/kernels_impl.h"
+
+namespace cairn {
+
+const CrossEntropyKernels cross_entropy_kernels_generic = kCrossEntropyKernels;
+
+}  // namespace cairn
