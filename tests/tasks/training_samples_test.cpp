@@ -191,13 +191,13 @@ TEST(TrainingSample, NeverUsesWhatIsHeldOut) {
   const TaskSet tasks = task_set(bytes_tokenizer(), {"single_needle:1", "multi_query:1", "variable_tracking:1", "variable_tracking_2:1",
                                                      "dense_needles:1", "dense_chains:1"});
   std::set<std::string> seen;
-  for (int64_t i = 0; i < 3000; ++i) {
+  for (int64_t i = 0; i < 2000; ++i) {
     for (const std::string& s : Facts(text_of(*bytes_tokenizer(), tasks.training_sample(21, i, 1024))).strings()) {
       EXPECT_FALSE(is_held_out(s)) << s;
       seen.insert(s);
     }
   }
-  EXPECT_GT(seen.size(), 10000u);
+  EXPECT_GT(seen.size(), 7000u);
 }
 
 TEST(TrainingSample, SharesOfTheMix) {
