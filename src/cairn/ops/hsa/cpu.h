@@ -1,14 +1,11 @@
 // Memory attention on a CPU in chunk order (docs/kernels-cpu.md). fp32 and bf16; no autograd here.
 #pragma once
 
+#include "cairn/ops/hsa/gradients.h"
 #include "cairn/ops/hsa/hsa.h"
 #include "cairn/ops/hsa/shapes.h"
 
 namespace cairn {
-
-struct HsaGradients {
-  at::Tensor q, k, v, weight;  // shapes and dtypes of the inputs
-};
 
 HsaOutput hsa_cpu_forward(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v, const at::Tensor& index, const at::Tensor& weight,
                           int64_t chunk, bool off_by_one, bool want_lse);

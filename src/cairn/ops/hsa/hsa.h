@@ -1,14 +1,16 @@
 // Memory attention (hierarchical sparse attention, arXiv 2510.17196 Eq. 2; docs/algorithm.md section 1 "Attend"):
 // every selected chunk has a softmax of its own, the chunk outputs are mixed with given weights.
 //
-//   o[b,t,h]   = sum_n weight[b,t,h',n] * softmax_j(q[b,t,h] . k[b, i_n S + j, g] / sqrt(D)) @ v[b, i_n S + j, g]      i_n = index[b,t,g',n]
-//   lse[b,t,h,n] = log sum_j exp(q . k_j / sqrt(D))                                       (off_by_one: the sum has a further term 1)
+//   o[b,t,h]   = sum_n weight[b,t,h',n] * softmax_j(q[b,t,h] . k[b, i_n S + j, g] / sqrt(D)) @ v[b, i_n S + j, g]      i_n =
+//   index[b,t,g',n] lse[b,t,h,n] = log sum_j exp(q . k_j / sqrt(D))                                       (off_by_one: the sum has a
+//   further term 1)
 //
 // Shapes: q [B,L,H,D]; k, v [B,M,G,D] with M >= C*S (tokens of complete chunks first), H a multiple of G;
 //   index int64 [B,L,Gi,N] with Gi = 1 or G: chunk numbers, -1 in unused slots (weight and lse 0); no duplicates in a row;
 //   weight [B,L,Hw,N] with Hw = 1, G or H, dtype of q or fp32. L may be 0, C may be 0 (then every index is -1 and o is 0).
 // dtypes: q, k, v all fp32, bf16 or fp64 (reference only); accumulation in fp32 (fp64 in fp64). lse is fp32 (fp64).
-// Errors: UserError-free; wrong shapes and dtypes are bugs (CAIRN_CHECK). Checked mode (check_index) refuses indices out of range and duplicates.
+// Errors: UserError-free; wrong shapes and dtypes are bugs (CAIRN_CHECK). Checked mode (check_index) refuses indices out of range and
+// duplicates.
 #pragma once
 
 #include <ATen/core/Tensor.h>
