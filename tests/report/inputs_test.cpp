@@ -169,6 +169,18 @@ TEST_F(ReportTest, TheVerdictSaysWhatTheNumbersSay) {
   EXPECT_NE(verdict(run).find("trained on 7k tokens in texts of up to 128; cross-entropy 0.25"), std::string::npos) << verdict(run);
 }
 
+TEST_F(ReportTest, WhatOtherRoomsWriteIsUnderstood) {
+  json gate = {{"kind", "gate"}, {"step", 1}, {"tokens", 1000}, {"event", "passed"}, {"message", "gate 1 passed"}};
+  const report::Run run =
+      read_run(write("m.jsonl", make_step(1, 2).dump() + "\n" + gate.dump() + "\n{\"kind\":\"save\",\"checkpoint\":\"step-1\"}\n"));
+  EXPECT_TRUE(std::isnan(run.steps[0].top_k)) << "\"all\" chunks";
+  ASSERT_EQ(run.events.size(), 1u);
+  EXPECT_EQ(run.events[0].text, "gate 1 passed");
+  json cell = make_cell("t", 128, 10, 9);
+  cell["floor_samples"] = 0, cell["floor_correct"] = 0, cell["floor_accuracy"] = nullptr;
+  EXPECT_FALSE(read_evaluation(write("e.json", make_eval("m", {cell}))).cells[0].floor.has_value()) << "no floor was measured";
+}
+
 TEST_F(ReportTest, NumbersAsWords) {
   EXPECT_EQ(percent(1), "100 %");
   EXPECT_EQ(percent(0), "0 %");

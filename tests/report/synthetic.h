@@ -94,7 +94,7 @@ inline json make_step(int64_t step, double loss) {
           {"alpha", 0.5},
           {"beta", 1},
           {"length", 128},
-          {"top_k", 4},
+          {"top_k", "all"},
           {"grad_norm", 0.5},
           {"tokens_per_second", 2000},
           {"skill", {{"single_needle", 0.5}}},

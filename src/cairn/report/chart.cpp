@@ -69,7 +69,8 @@ std::vector<double> choose_ticks(const Axis& axis, const Scale& scale, int about
       steps = {1, 3};
     }
     const int first = static_cast<int>(std::floor(std::log10(scale.low))), last = static_cast<int>(std::ceil(std::log10(scale.high)));
-    const int stride = std::max(1, static_cast<int>(std::ceil((last - first) / static_cast<double>(std::max(about, 2)))));
+    const int stride =
+        steps.size() > 1 ? 1 : std::max(1, static_cast<int>(std::ceil((last - first) / static_cast<double>(std::max(about, 2)))));
     for (int e = first; e <= last; ++e) {
       for (const double m : steps) {
         const double value = m * std::pow(10.0, e);
@@ -269,7 +270,7 @@ Svg draw_chart(const Chart& chart, const Size& size, const Theme& theme, const s
   const double label_row = top + size.font * 1.65;
   top += size.font * (labelled ? 3.1 : 2.0);  // the vertical axis's label; below it the names of phases
   const double bottom = size.height - tick_font * 3.1;
-  const std::vector<double> y_ticks = choose_ticks(chart.y, y, std::max(2, static_cast<int>((bottom - top) / 44)));
+  const std::vector<double> y_ticks = choose_ticks(chart.y, y, std::max(2, static_cast<int>((bottom - top) / 36)));
   double left = 0;
   for (const double t : y_ticks) left = std::max(left, text_width(format_value(t, chart.y.format), tick_font));
   left += 9;

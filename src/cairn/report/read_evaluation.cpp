@@ -67,6 +67,7 @@ Cell read_cell(const Json& json, const std::string& where) {
   cell.forced = read_score(named, samples, "");
   if (named.has("generated_correct")) cell.generated = read_score(named, samples, "generated_");
   if (named.has("floor_correct")) cell.floor = read_score(named, named.integer("floor_samples", 0, kMaxCount), "floor_");
+  if (cell.floor && cell.floor->samples == 0) cell.floor.reset();  // not measured
   cell.token_accuracy = named.number_in("token_accuracy", 0, 1);
   cell.chance = named.number_in("chance", 0, 1);
   cell.seconds = named.number_in("seconds", 0, 1e12);

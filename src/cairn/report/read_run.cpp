@@ -51,7 +51,7 @@ Step read_step(const Fields& line) {
   s.alpha = line.number("alpha");
   s.beta = line.number("beta");
   s.length = line.number("length");
-  s.top_k = line.number("top_k");
+  if (line.has("top_k") && line.text("top_k") != "all") s.top_k = line.number("top_k");  // "all": every chunk, as in the first phase
   s.grad_norm = line.number("grad_norm");
   s.tokens_per_second = line.number("tokens_per_second");
   s.skill = read_map(line, "skill");
@@ -60,8 +60,9 @@ Step read_step(const Fields& line) {
   return s;
 }
 
-// What a line of kind phase, gate, ... says, apart from where it stands: "length 2048, top_k 8".
+// What a line of kind phase, gate, ... says, apart from where it stands: its message, or "length 2048, top_k 8".
 std::string event_text(const Json& line) {
+  if (line.contains("message") && line["message"].is_string()) return line["message"].get<std::string>();
   std::string text;
   for (const auto& [key, value] : line.items()) {
     if (key == "kind" || key == "step" || key == "tokens" || key == "seconds" || value.is_null()) continue;
