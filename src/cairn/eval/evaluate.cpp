@@ -2,6 +2,7 @@
 
 #include <ATen/TensorOperators.h>
 #include <c10/core/CachingDeviceAllocator.h>
+#include <fmt/ranges.h>
 
 #include <algorithm>
 #include <chrono>
@@ -196,7 +197,8 @@ class CellRunner {
 }  // namespace
 
 void check_plan(const Reader& reader, const TaskSet& tasks, const EvalPlan& plan) {
-  if (plan.tasks.empty()) throw UserError("no task to evaluate; there are: {}", fmt::join(TaskSet::eval_tasks(), ", "));
+  const std::vector<std::string> names = TaskSet::eval_tasks();
+  if (plan.tasks.empty()) throw UserError("no task to evaluate; there are: {}", fmt::join(names, ", "));
   if (plan.lengths.empty()) throw UserError("no length to evaluate; give some, such as 4K,64K,1M");
   if (plan.samples < 1) throw UserError("samples must be 1 or more, not {}", plan.samples);
   for (const std::string& task : plan.tasks) {
