@@ -61,7 +61,7 @@ void write_all(const fs::path& folder, const RunState& state, const ModelConfig&
                const Tokenizer& tokenizer) {
   save_weights(folder / "model.safetensors", parameters, at::kFloat, {{"format", "cairn.model"}, {"step", std::to_string(state.step)}});
   write_file(folder / "config.json", model.to_json());
-  if (tokenizer.kind() != "bytes") write_file(folder / "tokenizer.model", tokenizer.serialized());
+  write_file(folder / "tokenizer.model", tokenizer.serialized());
   optimizer.save(folder / "optimizer.safetensors");
   write_file(folder / "state.json", state_json(state));
 }
