@@ -179,6 +179,9 @@ TEST_F(ReportTest, WhatOtherRoomsWriteIsUnderstood) {
   json cell = make_cell("t", 128, 10, 9);
   cell["floor_samples"] = 0, cell["floor_correct"] = 0, cell["floor_accuracy"] = nullptr;
   EXPECT_FALSE(read_evaluation(write("e.json", make_eval("m", {cell}))).cells[0].floor.has_value()) << "no floor was measured";
+  EXPECT_FALSE(read_evaluation(folder_ / "e.json").cells[0].shared_window);
+  cell["shared_window"] = true;
+  EXPECT_TRUE(read_evaluation(write("e.json", make_eval("m", {cell}))).cells[0].shared_window);
 }
 
 TEST_F(ReportTest, NumbersAsWords) {

@@ -46,6 +46,7 @@ struct Cell {
   Score forced;                           // all answer tokens right under teacher forcing
   std::optional<Score> generated, floor;  // greedy generation; the same model with its memory switched off
   double token_accuracy = kMissing, chance = kMissing, seconds = kMissing, tokens_per_second = kMissing;
+  bool shared_window = false;    // all samples stand in one text, in which only the needles change
   std::vector<double> recall;    // per retrieval: share of answer tokens whose source chunk was among the chosen
   std::vector<DepthBin> depths;  // kDepthBins, or none
 };

@@ -22,11 +22,12 @@ std::string value_cell(const std::string& text) { return fmt::format("<td>{}</td
 
 std::string cells_table(const Evaluation& e) {
   size_t retrievals = 0;
-  bool generated = false, floor = false, chance = false, tokens = false;
+  bool generated = false, floor = false, chance = false, tokens = false, shared = false;
   for (const Cell& c : e.cells) {
     retrievals = std::max(retrievals, c.recall.size());
     generated |= c.generated.has_value();
     floor |= c.floor.has_value();
+    shared |= c.shared_window;
     chance |= std::isfinite(c.chance);
     tokens |= std::isfinite(c.token_accuracy);
   }
@@ -56,7 +57,7 @@ std::string cells_table(const Evaluation& e) {
       const double ratio = static_cast<double>(c.length) / static_cast<double>(*e.training_length);
       out += value_cell(ratio >= 100 || c.length % *e.training_length == 0 ? thousands(std::llround(ratio)) : fmt::format("{:.3g}", ratio));
     }
-    out += value_cell(std::to_string(c.forced.samples)) + score_cell(&c.forced);
+    out += value_cell(std::to_string(c.forced.samples) + (c.shared_window ? "*" : "")) + score_cell(&c.forced);
     if (generated) out += score_cell(c.generated ? &*c.generated : nullptr);
     if (tokens) out += value_cell(percent(c.token_accuracy));
     if (floor) out += score_cell(c.floor ? &*c.floor : nullptr) + value_cell(c.floor ? std::to_string(c.floor->samples) : "-");
@@ -64,7 +65,14 @@ std::string cells_table(const Evaluation& e) {
     for (size_t r = 0; r < retrievals; ++r) out += value_cell(r < c.recall.size() ? percent(c.recall[r]) : "-");
     out += value_cell(format_value(c.seconds, Format::kCount)) + value_cell(format_value(c.tokens_per_second, Format::kCount)) + "</tr>";
   }
-  return out + "</tbody></table></div>";
+  out += "</tbody></table></div>";
+  if (shared) {
+    out +=
+        "<p class=\"note\">* All samples of the cell stand in one text, in which only the needles change: the interval speaks of needles, "
+        "not of "
+        "texts.</p>";
+  }
+  return out;
 }
 
 std::string pairs_table(const Pairs& pairs, const std::string& caption) {

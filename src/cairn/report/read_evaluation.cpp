@@ -72,6 +72,7 @@ Cell read_cell(const Json& json, const std::string& where) {
   cell.chance = named.number_in("chance", 0, 1);
   cell.seconds = named.number_in("seconds", 0, 1e12);
   cell.tokens_per_second = named.number_in("tokens_per_second", 0, 1e15);
+  cell.shared_window = named.text("shared_window") == "true";
   if (named.has("recall")) {
     const Json& recall = named.at("recall");
     if (!recall.is_array() || recall.size() > 256) throw UserError("{}: \"recall\" must be a list of numbers", named.where());
