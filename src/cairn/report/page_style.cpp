@@ -43,7 +43,7 @@ svg { display: block; width: 100%; height: auto; }
 .scroll { overflow-x: auto; background: var(--card); border: 1px solid var(--edge); border-radius: 10px; margin: 0 0 14px; }
 table { border-collapse: collapse; width: 100%; font-size: 13.5px; line-height: 1.4; font-variant-numeric: tabular-nums; }
 caption { text-align: left; padding: 10px 14px 6px; font-weight: 600; font-size: 15px; }
-th, td { padding: 6px 9px; text-align: right; white-space: nowrap; border-top: 1px solid var(--grid); vertical-align: baseline; }
+th, td { padding: 6px 7px; text-align: right; white-space: nowrap; border-top: 1px solid var(--grid); vertical-align: baseline; }
 thead th { border-top: 0; color: var(--muted); font-weight: 600; font-size: 13px; }
 th:first-child, td:first-child, td.text, th.text { text-align: left; }
 td.text.wrap { white-space: normal; overflow-wrap: anywhere; min-width: 14rem; }
