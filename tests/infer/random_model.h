@@ -1,6 +1,7 @@
 // Random tiny models over the switches, for tests that compare two ways of computing the same thing.
 #pragma once
 
+#include <ATen/Parallel.h>
 #include <ATen/TensorOperators.h>
 #include <ATen/core/grad_mode.h>
 #include <ATen/ops/empty.h>
@@ -15,6 +16,9 @@
 #include "cairn/model/model.h"
 
 namespace cairn {
+
+// Tensors here are too small for two threads: waking the second costs more than the work.
+inline const bool kOneThread = (at::set_num_threads(1), true);
 
 inline ModelConfig random_config(Random& random) {
   const auto pick = [&](std::initializer_list<int64_t> values) { return values.begin()[random.below(static_cast<int64_t>(values.size()))]; };
