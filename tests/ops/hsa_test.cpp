@@ -1,5 +1,6 @@
 #include "cairn/ops/hsa/hsa.h"
 
+#include <ATen/Context.h>
 #include <ATen/Parallel.h>
 #include <ATen/TensorOperators.h>
 #include <ATen/core/grad_mode.h>
@@ -15,12 +16,16 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstdlib>
+#include <cstring>
 #include <string>
 #include <tuple>
 #include <vector>
 
 #include "cairn/core/error.h"
+#include "cairn/core/files.h"
 #include "cairn/core/random.h"
+#include "cairn/core/safetensors.h"
 #include "cairn/ops/hsa/cuda.h"
 #include "cairn/ops/hsa/kernel.h"
 #include "cairn/ops/select/select.h"
@@ -246,6 +251,204 @@ TEST(HsaCuda, DenseMatchesReference) {
     const HsaGradients d = hsa_dense_backward(f(x.grad_o), c.want_lse ? f(x.grad_lse) : at::Tensor(), f(x.q), f(x.k), f(x.v), x.index,
                                               f(x.weight), c.S, c.off_by_one, limit);
     expect_close(as_list(out.o, out.lse, d), want, 5e-6, fmt::format("case {}: {} limit {}", i, c.text(), limit.elements));
+    if (HasFailure()) return;
+  }
+}
+
+TEST(Hsa, NothingSelectedIsExactlyZero) {
+  for (const Case& c : {Case{.L = 0}, Case{.C = 0}, Case{.L = 5, .C = 0, .extra_keys = 3}, Case{.L = 9}, Case{.N = 0}}) {
+    Random random(1);
+    Inputs x = make_inputs(c, random);
+    x.index.fill_(-1);
+    x.weight.fill_(std::nan(""));  // what stands in unused slots is nobody's business
+    for (const Path path : {Path(hsa), Path(hsa_reference)}) {
+      const auto all = evaluate(path, c, x, at::kFloat);
+      for (size_t i = 0; i < all.size(); ++i) {
+        EXPECT_EQ(all[i].abs().sum().item<double>(), 0.0) << kNames[i] << " " << c.text();
+      }
+    }
+  }
+}
+
+TEST(Hsa, OneChunkThatEveryTokenWants) {
+  Case c{.B = 2, .L = 300, .H = 8, .D = 32, .S = 32, .N = 1, .C = 6, .want_lse = true};
+  Random random(5);
+  Inputs x = make_inputs(c, random);
+  x.index.fill_(4);
+  expect_close(evaluate(hsa, c, x, at::kFloat), evaluate(hsa_reference, c, x, at::kDouble), 4e-6, c.text());
+}
+
+TEST(Hsa, LargeScoresStayFinite) {
+  Case c{.L = 40, .want_lse = true};
+  Random random(6);
+  Inputs x = make_inputs(c, random);
+  x.q = x.q * 200, x.k = x.k * 200;  // scores of +-2e5: one key takes all
+  const auto got = evaluate(hsa, c, x, at::kFloat), want = evaluate(hsa_reference, c, x, at::kFloat);
+  for (size_t i = 0; i < got.size(); ++i) EXPECT_FALSE(got[i].isnan().any().item<bool>()) << kNames[i];
+  EXPECT_LE(worst(got[0], want[0]), 1e-3);
+}
+
+TEST(Hsa, NanIsNotSwallowed) {
+  Case c{.L = 20};
+  Random random(6);
+  Inputs x = make_inputs(c, random);
+  x.index.fill_(-1);
+  x.index.select(3, 0).fill_(2);
+  x.q[0][7][1].fill_(std::nan(""));
+  const at::Tensor o = evaluate(hsa, c, x, at::kFloat)[0];
+  EXPECT_TRUE(o[0][7][1].isnan().all().item<bool>());
+  EXPECT_FALSE(o[0][7][0].isnan().any().item<bool>());
+  EXPECT_FALSE(o[0][8].isnan().any().item<bool>());
+}
+
+// Spans of the backward (several for this length) and any number of threads: the same bits.
+TEST(Hsa, RunsAreBitEqual) {
+  const Case c{.B = 2, .L = 400, .H = 16, .D = 64, .S = 16, .N = 6, .C = 20, .want_lse = true};
+  Random random(9);
+  const Inputs x = make_inputs(c, random);
+  const int threads = at::get_num_threads();
+  for (const auto dtype : {at::kFloat, at::kBFloat16}) {
+    const auto first = evaluate(hsa, c, x, dtype);
+    for (const int n : {threads, 1, 3}) {
+      at::set_num_threads(n);
+      const auto again = evaluate(hsa, c, x, dtype);
+      for (size_t i = 0; i < first.size(); ++i) EXPECT_TRUE(again[i].equal(first[i])) << kNames[i] << " with " << n << " threads";
+    }
+    at::set_num_threads(threads);
+  }
+}
+
+// A row of a batch is the row alone, and a segment of the rows is that segment: forward bit for bit.
+TEST(Hsa, RowsDoNotDependOnTheirNeighbours) {
+  const Case c{.B = 3, .L = 130, .H = 4, .D = 32, .S = 16, .N = 3, .C = 7};
+  Random random(10);
+  const Inputs x = make_inputs(c, random);
+  const auto f = [](const at::Tensor& t) { return t.to(at::kFloat); };
+  const at::Tensor whole = hsa(f(x.q), f(x.k), f(x.v), x.index, f(x.weight), c.S).o;
+  const auto part = [](const at::Tensor& t) { return t.narrow(0, 1, 1); };
+  const auto rows = [](const at::Tensor& t) { return t.narrow(0, 1, 1).narrow(1, 77, 31); };
+  const at::Tensor piece = hsa(f(rows(x.q)), f(part(x.k)), f(part(x.v)), rows(x.index), f(rows(x.weight)), c.S).o;
+  EXPECT_TRUE(piece.equal(rows(whole)));
+}
+
+TEST(Hsa, ReferenceGradientsAgreeWithFiniteDifferences) {
+  Random random(11);
+  for (const bool off : {false, true}) {
+    const Case c{.B = 1, .L = 5, .H = 4, .G = 2, .D = 8, .S = 4, .N = 2, .C = 3, .Gi = 2, .Hw = 4, .off_by_one = off, .want_lse = true};
+    Inputs x = make_inputs(c, random);
+    const auto grads = evaluate(hsa_reference, c, x, at::kDouble);
+    const auto loss = [&] {
+      const HsaOutput out = hsa_reference(x.q, x.k, x.v, x.index, x.weight, c.S, c.off_by_one, true);
+      return (out.o * x.grad_o).sum().item<double>() + (out.lse * x.grad_lse).sum().item<double>();
+    };
+    at::Tensor* const inputs[] = {&x.q, &x.k, &x.v, &x.weight};
+    for (size_t i = 0; i < 4; ++i) {
+      double* p = inputs[i]->mutable_data_ptr<double>();
+      const at::Tensor grad = grads[i + 2].contiguous();
+      for (int trial = 0; trial < 12; ++trial) {
+        const int64_t at = random.below(inputs[i]->numel());
+        const double h = 1e-5, old = p[at];
+        p[at] = old + h;
+        const double up = loss();
+        p[at] = old - h;
+        const double down = loss();
+        p[at] = old;
+        EXPECT_NEAR((up - down) / (2 * h), grad.const_data_ptr<double>()[at], 1e-6) << kNames[i + 2] << " " << at;
+      }
+    }
+  }
+}
+
+TEST(Hsa, CheckIndexNamesTheMistake) {
+  const at::Tensor index = at::full({1, 3, 1, 3}, -1, at::kLong);
+  check_index(index, 4);
+  index[0][1][0][0] = 3, index[0][1][0][1] = 0;
+  check_index(index, 4);
+  const auto message = [&](int64_t chunks) -> std::string {
+    try {
+      check_index(index, chunks);
+    } catch (const UserError& error) {
+      return error.what();
+    }
+    return "";
+  };
+  EXPECT_NE(message(3).find("chunk 3"), std::string::npos);
+  index[0][1][0][2] = 3;
+  EXPECT_NE(message(4).find("chunk 3 twice in row [b 0, t 1, group 0]"), std::string::npos) << message(4);
+  index[0][2][0][0] = -2;
+  EXPECT_NE(message(4).find("-2"), std::string::npos);
+}
+
+// |a - b| <= absolute + relative |b| everywhere.
+void expect_agrees(const at::Tensor& got, const at::Tensor& want, double absolute, double relative, const std::string& what) {
+  ASSERT_EQ(got.sizes(), want.sizes()) << what;
+  const at::Tensor a = got.detach().to(at::kDouble), b = want.to(at::kDouble);
+  EXPECT_TRUE(((a - b).abs() <= absolute + relative * b.abs()).all().item<bool>()) << what << ": worst " << worst(a, b);
+}
+
+TEST(Hsa, AgreesWithTheOracle) {
+  const fs::path folder = fs::path(CAIRN_SOURCE_DIR) / ".." / "shared" / "oracle" / "cases";
+  if (!fs::exists(folder)) GTEST_SKIP() << "no oracle cases beside the checkout (../shared/oracle/cases)";
+  int cases = 0;
+  for (const auto& entry : fs::directory_iterator(folder)) {
+    const std::string name = entry.path().filename().string();
+    if (!name.starts_with("hsa-")) continue;
+    ++cases;
+    const SafetensorsFile file(entry.path());
+    const auto read = [&](const std::string& key) {
+      const TensorInfo& info = file.info(key);
+      const at::Tensor t = at::empty(info.shape, info.dtype == Dtype::kI64 ? at::kLong : at::kFloat);
+      const auto bytes = file.data(key);
+      if (!bytes.empty()) std::memcpy(t.mutable_data_ptr(), bytes.data(), bytes.size());
+      return t;
+    };
+    const std::string& config = file.metadata().at("config");
+    const auto has = [&](const std::string& text) { return config.find(text) != std::string::npos; };
+    const size_t at = config.find("\"S\": ");
+    ASSERT_NE(at, std::string::npos) << config;
+    Visibility visibility;
+    visibility.chunk = std::stoll(config.substr(at + 5));
+    const bool off = has("\"off_by_one\": true");
+
+    const at::Tensor q = read("in.q").requires_grad_(true), k = read("in.k").requires_grad_(true), v = read("in.v").requires_grad_(true);
+    const at::Tensor score = read("in.score").requires_grad_(true), index = read("in.index");
+    EXPECT_TRUE(select_from_scores(score, index.size(3), visibility).index.equal(index)) << name;
+    const at::Tensor used = index.ge(0), s = score.gather(-1, index.clamp_min(0));
+    const at::Tensor weight = has("stick_breaking") ? stick_breaking_weights(s, used) : softmax_weights(s, used);
+    expect_agrees(weight, read("in.weight"), 2e-5, 1e-4, name + " weight");
+    for (const Path path : {Path(hsa), Path(hsa_reference)}) {
+      const HsaOutput out = path(q, k, v, index, weight, visibility.chunk, off, true);
+      expect_agrees(out.o, read("out.o"), 2e-5, 1e-4, name + " o");
+      expect_agrees(out.lse, read("out.lse"), 2e-5, 1e-4, name + " lse");
+      const auto grads = torch::autograd::grad({out.o}, {q, k, v, weight, score}, {read("in.cotangent")}, /*retain_graph=*/true);
+      const char* const names[] = {"grad.q", "grad.k", "grad.v", "grad.weight", "grad.score"};
+      for (size_t i = 0; i < 5; ++i) expect_agrees(grads[i], read(names[i]), 1e-4, 1e-3, name + " " + names[i]);
+    }
+  }
+  EXPECT_GT(cases, 0);
+}
+
+TEST(HsaCuda, OnTheDevice) {
+  const char* device = std::getenv("CAIRN_TEST_DEVICE");
+  if (device == nullptr || std::string(device) != "cuda") GTEST_SKIP() << "CAIRN_TEST_DEVICE is not cuda";
+  if (!at::globalContext().hasCUDA()) GTEST_SKIP() << "this program or machine has no CUDA";
+  Random random(7, 5);
+  for (int i = 0; i < 60; ++i) {
+    Case c = random_case(random);
+    c.L = std::max<int64_t>(c.L, i % 7 == 0 ? 1 : 2);
+    Inputs x = make_inputs(c, random);
+    for (at::Tensor* t : {&x.q, &x.k, &x.v, &x.grad_o}) *t = t->to(at::kBFloat16).to(at::kDouble);
+    const auto truth = evaluate(hsa_reference, c, x, at::kDouble);
+    Inputs y = x;
+    for (at::Tensor* t : {&y.q, &y.k, &y.v, &y.index, &y.weight, &y.grad_o, &y.grad_lse}) *t = t->to(at::kCUDA);
+    const auto on_host = [](std::vector<at::Tensor> all) {
+      for (at::Tensor& t : all) t = t.cpu();
+      return all;
+    };
+    expect_close(on_host(evaluate(hsa, c, y, at::kFloat)), truth, 2e-5, "fp32 " + c.text());
+    // The flash attention rounds each chunk's output and its gradients to bf16 before they are summed: a few bf16 steps of the largest
+    // value.
+    expect_close(on_host(evaluate(hsa, c, y, at::kBFloat16)), truth, 3e-2, "bf16 " + c.text());
     if (HasFailure()) return;
   }
 }

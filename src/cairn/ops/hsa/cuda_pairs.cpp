@@ -122,7 +122,7 @@ struct Pairs {
     } else {  // per K/V head, groups side by side
       x = x.unsqueeze(2).repeat_interleave(heads / x.size(2), 3);
     }
-    return x.permute({0, 2, 1, 4, 3}).reshape({units * rows, slots, x.size(3)});
+    return x.permute({0, 2, 1, 4, 3}).reshape({units * rows, slots, x.size(3)}).masked_fill(unused.view({-1, slots, 1}), 0);
   }
   // The adjoint of in_slots: [units*rows, N, heads] of every head -> [n,T,Hw,N].
   at::Tensor from_slots(const at::Tensor& x, int64_t n, int64_t Hw, int64_t index_heads) const {

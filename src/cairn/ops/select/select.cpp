@@ -72,9 +72,11 @@ at::Tensor all_visible(int64_t B, int64_t L, int64_t Q, int64_t C, const at::Ten
   return (as_rows(counts) - 1 - slot).clamp_min(-1).expand({B, L, Q, C}).contiguous();
 }
 
+// -inf where not visible. A visible score of -inf must not tie with that.
 at::Tensor masked(const at::Tensor& score, int64_t first, const at::Tensor& counts) {
   const at::Tensor number = at::arange(first, first + score.size(-1), counts.options());
-  return score.masked_fill(number.ge(as_rows(counts)), -std::numeric_limits<double>::infinity());
+  return score.clamp_min(std::numeric_limits<float>::lowest())
+      .masked_fill_(number.ge(as_rows(counts)), -std::numeric_limits<double>::infinity());
 }
 
 // Drops what is not visible after all (rows with fewer than N visible chunks) and sorts nearest first.
