@@ -1,4 +1,5 @@
 // From text to report on tiny data, through the program only: every file that one command writes is read by the next.
+#include <fmt/format.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
@@ -23,14 +24,14 @@ TEST(Journey, TextToShard) {
     text += fmt::format("Line {} of a small book: caf\u00e9, \u4e2d\u6587, and {} more words.\n", i, i * i % 977);
   write_file(folder / "book.txt", text);
   const std::string book = (folder / "book.txt").string(), model = (folder / "t.model").string(), shard = (folder / "book.shard").string();
-  expect_success("tokenizer train " + book + " --vocab 400 -o " + model);
-  EXPECT_THAT(expect_success("info " + model).out, HasSubstr("sentencepiece, 400 ids"));
+  expect_success("tokenizer train " + book + " --vocab 330 -o " + model);
+  EXPECT_THAT(expect_success("info " + model).out, HasSubstr("sentencepiece, 330 ids"));
   expect_success("shard " + book + " --tokenizer " + model + " -o " + shard);
   EXPECT_THAT(expect_success("info " + shard + " --verify").out, HasSubstr("agrees"));
   // Encoding and decoding give the text back, byte by byte.
   const std::string ids = expect_success("tokenizer encode --tokenizer " + model + " " + book).out;
   write_file(folder / "ids.txt", ids);
-  EXPECT_EQ(expect_success("tokenizer decode --tokenizer " + model + " " + (folder / "ids.txt").string()).out, text);
+  EXPECT_TRUE(expect_success("tokenizer decode --tokenizer " + model + " " + (folder / "ids.txt").string()).out == text);
 }
 
 TEST(Journey, TrainResumeEvalReport) {

@@ -10,13 +10,15 @@
 namespace cairn {
 namespace {
 
-// The innermost subcommand that was reached, and its full name ("cairn bench ops").
-CLI::App* innermost(CLI::App& app, std::string* full_name) {
+// The innermost subcommand that was reached, its full name ("cairn bench ops"), and the words that found no place on the way there.
+CLI::App* innermost(CLI::App& app, std::string* full_name, std::vector<std::string>* left_over) {
   CLI::App* at = &app;
   *full_name = app.get_name();
+  *left_over = app.remaining();
   while (!at->get_subcommands().empty()) {
     at = at->get_subcommands().back();
     *full_name += " " + at->get_name();
+    for (const std::string& word : at->remaining()) left_over->push_back(word);
   }
   return at;
 }
@@ -45,9 +47,11 @@ std::string did_you_mean(const std::string& word, const std::vector<std::string>
 
 std::string describe(CLI::App& app, const CLI::ParseError& error) {
   std::string full_name;
-  CLI::App* const command = innermost(app, &full_name);
-  const std::vector<std::string> rest = app.remaining(true);
-  if (error.get_name() == "ExtrasError" || error.get_name() == "RequiredError") {
+  std::vector<std::string> rest;
+  CLI::App* const command = innermost(app, &full_name, &rest);
+  // By code: the name of an ExtrasError is that of the subcommand.
+  const auto is = [&](CLI::ExitCodes code) { return error.get_exit_code() == static_cast<int>(code); };
+  if (is(CLI::ExitCodes::ExtrasError) || is(CLI::ExitCodes::RequiredError)) {
     // A mistyped word also leaves "a subcommand is required" behind; the word is what the user wants to hear about.
     for (const std::string& word : rest) {
       if (word.size() > 1 && word[0] == '-') {
@@ -59,8 +63,7 @@ std::string describe(CLI::App& app, const CLI::ParseError& error) {
     if (!rest.empty() && !commands.empty())
       return fmt::format("{}: unknown command '{}'{}", full_name, rest[0], did_you_mean(rest[0], commands));
     if (!rest.empty()) return fmt::format("{}: unexpected argument '{}'; `{} --help` shows what it takes", full_name, rest[0], full_name);
-    if (error.get_name() == "RequiredError" && !commands.empty())
-      return fmt::format("{}: a command is required{}", full_name, did_you_mean("", commands));
+    if (!commands.empty()) return fmt::format("{}: a command is required{}", full_name, did_you_mean("", commands));
   }
   std::string what = error.what();
   what = what.substr(0, what.find('\n'));
