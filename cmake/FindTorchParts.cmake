@@ -50,6 +50,4 @@ endforeach()
 if(CAIRN_CUDA)
   # Nothing of ours refers to a symbol of torch_cuda: it registers its kernels when it is loaded, so it must not be dropped as unneeded.
   target_link_options(cairn_torch INTERFACE "LINKER:--no-as-needed,${_root}/lib/libtorch_cuda.so,${_root}/lib/libc10_cuda.so,--as-needed")
-  # `make bundle` carries the program with its small libraries in one folder. The old kind of run path also counts for the libraries' own needs.
-  target_link_options(cairn_torch INTERFACE "LINKER:-rpath,$ORIGIN" "LINKER:--disable-new-dtags")
 endif()

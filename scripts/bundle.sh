@@ -12,7 +12,7 @@ strip build/bundle.new/cairn
 # Base libraries are on every machine with the same or a later C library; torch's and NVIDIA's come with LibTorch there.
 ldd $program | awk '$2 == "=>" && $3 ~ /^\// { print $3 }' | while read -r library; do
   case "$(basename "$library")" in
-    libc.so* | libm.so* | libdl.so* | libpthread.so* | librt.so* | libgcc_s.so* | libstdc++.so* | libresolv.so* | ld-linux*) ;;
+    libc.so* | libm.so* | libdl.so* | libpthread.so* | librt.so* | libutil.so* | libgcc_s.so* | libstdc++.so* | libresolv.so* | ld-linux*) ;;
     libtorch* | libc10* | libcu* | libnv* | libnccl* | libgomp* | libshm* | libcaffe2*) ;;
     *)
       cp -L "$library" build/bundle.new/

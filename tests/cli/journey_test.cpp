@@ -37,8 +37,9 @@ TEST(Journey, TextToShard) {
 TEST(Journey, TrainResumeEvalReport) {
   TempFolder folder;
   const std::string config = (fs::path(CAIRN_SOURCE_DIR) / "configs/demo.toml").string(), run = (folder / "run").string();
-  const std::string common = "train " + config + " --run " + run +
-                             " --set train.tokens=24K --set train.batch_tokens=1K --set train.save_every=8 --set train.log_every=4";
+  const std::string common =
+      "train " + config + " --run " + run +
+      " --set train.tokens=24K --set train.batch_tokens=1K --set train.save_every=8 --set train.log_every=4 --threads 1";
   expect_success("train " + config + " --dry-run");
   expect_success(common + " --stop-after 10");
   EXPECT_THAT(expect_success("info " + run).out, HasSubstr("step-"));
@@ -52,7 +53,7 @@ TEST(Journey, TrainResumeEvalReport) {
   EXPECT_THAT(info.out, HasSubstr("upper half"));
 
   const std::string json = (folder / "eval.json").string(), html = (folder / "report.html").string();
-  expect_success("eval " + run + "/model --lengths 128,1K --samples 4 --seed 1 --json " + json);
+  expect_success("eval " + run + "/model --lengths 128,1K --samples 4 --seed 1 --threads 1 --json " + json);
   EXPECT_TRUE(parse_json(read_file(json), "eval.json").is_object());
   expect_success("report " + run + " " + json + " -o " + html);
   EXPECT_THAT(read_file(html), HasSubstr("</html>"));

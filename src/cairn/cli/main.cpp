@@ -1,6 +1,5 @@
 // The program: one subcommand a file (commands.h). This file parses, runs the chosen action and turns every error into one line and an exit
 // code.
-#include <ATen/Version.h>
 #include <c10/util/Exception.h>
 #include <torch/headeronly/version.h>
 
@@ -20,36 +19,16 @@ void add_commands(CLI::App& app, Action* action) {
 #ifdef CAIRN_HAVE_DEMO
   add_demo(app, action);
 #endif
-#ifdef CAIRN_HAVE_TOKENIZER
   add_tokenizer(app, action);
-#endif
-#ifdef CAIRN_HAVE_SHARD
   add_shard(app, action);
-#endif
-#ifdef CAIRN_HAVE_TRAIN
   add_train(app, action);
-#endif
-#ifdef CAIRN_HAVE_EVAL
   add_eval(app, action);
-#endif
-#ifdef CAIRN_HAVE_REPORT
   add_report(app, action);
-#endif
-#ifdef CAIRN_HAVE_CHECK
   add_check(app, action);
-#endif
-#ifdef CAIRN_HAVE_BENCH
   add_bench(app, action);
-#endif
-#ifdef CAIRN_HAVE_CONFIG
   add_config(app, action);
-#endif
-#ifdef CAIRN_HAVE_INFO
   add_info(app, action);
-#endif
-#ifdef CAIRN_HAVE_DOCTOR
   add_doctor(app, action);
-#endif
 }
 
 int fail(const std::string& message, int code) {
