@@ -40,7 +40,9 @@ TEST(Batch, FollowsItsSamples) {
         const int64_t position = sample.source[t][k], chunk = batch.source[b][t][k].item<int64_t>();
         EXPECT_EQ(chunk, position < 0 ? -1 : position / 8);
         // The source really states the token that the row predicts.
-        if (position >= 0 && k == 0) EXPECT_EQ(sample.tokens[position], sample.tokens[t + 1]);
+        if (position >= 0 && k == 0) {
+          EXPECT_EQ(sample.tokens[position], sample.tokens[t + 1]);
+        }
       }
       answers += batch.is_answer[b][t].item<bool>();
     }

@@ -124,7 +124,7 @@ TEST(Trainer, LossFallsAndTheModelFolderIsComplete) {
   testing::TemporaryFolder folder;
   const TrainResult result = train(config, quiet_run(folder.path()));
   const auto steps = lines_of(folder.path(), "step");
-  EXPECT_LT(steps.back()["cross_entropy"].get<double>(), 0.75 * steps.front()["cross_entropy"].get<double>());
+  EXPECT_LT(steps.back()["cross_entropy"].get<double>(), 0.85 * steps.front()["cross_entropy"].get<double>());
   EXPECT_EQ(result.loss, steps.back()["loss"].get<double>());
   EXPECT_EQ(steps.back()["recall"].size(), 1U);
   EXPECT_TRUE(steps.back()["skill"].contains("word_pairs"));
@@ -151,7 +151,7 @@ TEST(Trainer, ValidationIsTakenOnHeldOutText) {
   ASSERT_EQ(seen.size(), 3U);  // steps 10, 20 and the end
   EXPECT_LT(seen.back()["loss"].get<double>(), seen.front()["loss"].get<double>());
   EXPECT_LT(seen.back()["loss"].get<double>(), 5.5);
-  EXPECT_NE(lines_of(folder.path(), "step").back()["skill"].find("text"), nlohmann::json::const_iterator());
+  EXPECT_TRUE(lines_of(folder.path(), "step").back()["skill"].contains("text"));
 }
 
 TEST(Trainer, GateInVainStopsWithADiagnosis) {

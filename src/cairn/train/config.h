@@ -36,7 +36,7 @@ struct TrainOptions {
   std::vector<double> betas = {0.9, 0.95};
   double weight_decay = 0.1, epsilon = 1e-8, clip = 1.0;
   double spike_factor = 20;                // a step whose gradient norm exceeds so many times the running norm is left out; 0: only non-finite ones
-  int64_t spike_limit = 8;                 // so many left out in a row end the run
+  int64_t spike_limit = 20;                // so many left out in a row end the run
 
   double route_weight = 0.1, route_from = 0;
   double distillation_weight = 0;          // times alpha

@@ -56,10 +56,12 @@ void Optimizer::step(double lr, const at::Tensor& loss) {
   update(0, parameters_->decay_count(), options_.weight_decay);
   update(parameters_->decay_count(), parameters_->count() - parameters_->decay_count(), 0);
 
-  const at::Tensor wide = norm_.to(at::kDouble);
-  const at::Tensor follow = at::where(accepted > 0, running + kFollow * (wide - running), wide);
+  // A step that was left out lifts the bar a little as well: skill forms with a jump of the norm, and a new level must be accepted after a few steps.
+  const at::Tensor bar = options_.spike_factor > 0 ? running * options_.spike_factor : running;
+  const at::Tensor wide = at::where(good, norm_.to(at::kDouble), bar);
+  const at::Tensor follow = at::where(accepted > 0, running + kFollow * (wide - running), at::where(good, wide, running));
   const at::Tensor one = good.to(at::kDouble);
-  guard_ = at::stack({at::where(good, follow, running), accepted + one, guard_.select(0, 2) + (1 - one), (guard_.select(0, 3) + 1) * (1 - one)});
+  guard_ = at::stack({follow, accepted + one, guard_.select(0, 2) + (1 - one), (guard_.select(0, 3) + 1) * (1 - one)});
 }
 
 Optimizer::Report Optimizer::report() const {

@@ -22,7 +22,7 @@ class Optimizer {
   // The last step's and the running numbers; waits for the device.
   struct Report {
     double norm = 0;          // gradient norm before clipping
-    double running_norm = 0;  // of accepted steps
+    double running_norm = 0;  // of accepted steps; one left out lifts it a little
     int64_t accepted = 0, skipped = 0, skipped_in_row = 0;
   };
   Report report() const;
