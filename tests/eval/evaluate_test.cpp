@@ -197,6 +197,15 @@ TEST(Evaluate, CountsAddUpAndBatchesDoNotMatter) {
   }
 }
 
+TEST(Evaluate, AnyNumberOfSamplesCanBeDrawn) {
+  // Some key words have no held-out value; drawing samples must end all the same.
+  Fixture f;
+  TaskOptions options;
+  options.mix = {"word_pairs:1"};
+  const TaskSet tasks(f.tokenizer, nullptr, options);
+  for (int64_t i = 0; i < 3000; ++i) EXPECT_EQ(tasks.eval_sample("word_pairs", 1, i, 128, nullptr).answers.size(), 1u);
+}
+
 TEST(Evaluate, EditsGiveWhatFreshReadsGive) {
   // A haystack whose windows are all alike, so that reading one by one and reading by edits see the same texts.
   class Alike final : public TokenSource {

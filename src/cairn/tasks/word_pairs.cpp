@@ -45,10 +45,11 @@ Question question(int64_t key, int64_t value) {
   return result;
 }
 
-int64_t draw_value(Random& random, int64_t key, bool held_out) {
+// A value that training may show with `key`.
+int64_t draw_value(Random& random, int64_t key) {
   for (;;) {
     const int64_t value = random.below(WordPairs::kWords);
-    if (value != key && WordPairs::held_out(key, value) == held_out) return value;
+    if (value != key && !WordPairs::held_out(key, value)) return value;
   }
 }
 
@@ -131,7 +132,7 @@ void WordPairs::training_sample(Random& random, int64_t length, double answer_we
   std::vector<Question> last;
   const std::vector<int64_t> keys = random.choose(kWords, needles_);
   for (int64_t i = 0; i < needles_; ++i) {
-    const int64_t value = draw_value(random, keys[i], false);
+    const int64_t value = draw_value(random, keys[i]);
     Question asked = question(keys[i], value);
     asked.stated = {{i, kValueToken, -1}};
     const double place = random.uniform();
@@ -157,7 +158,12 @@ void WordPairs::eval_sample(Random& random, int64_t stratum, int64_t strata, int
                             EvalSample* sample) const {
   const int64_t room = length - kQuestion;
   if (room < kStatement) throw UserError("word_pairs needs a length of at least {} tokens, not {}", kStatement + kQuestion, length);
-  const int64_t key = random.below(kWords), value = draw_value(random, key, true);
+  // Both drawn until the pair is held out: some keys have no held-out value at all.
+  int64_t key = 0, value = 0;
+  do {
+    key = random.below(kWords);
+    value = random.below(kWords);
+  } while (value == key || !held_out(key, value));
   Question asked = question(key, value);
   const uint64_t haystack_key = random.next();
   sample->length = length;
