@@ -54,7 +54,8 @@ TEST(World, IncompleteEnvironmentIsExplained) {
   EXPECT_THAT(error_with({{"WORLD_SIZE", "2"}}), AllOf(HasSubstr("RANK is not set"), HasSubstr("torchrun")));
   EXPECT_THAT(error_with({{"WORLD_SIZE", "2"}, {"RANK", "2"}}), HasSubstr("RANK=2 is not an integer from 0 to 1"));
   EXPECT_THAT(error_with({{"WORLD_SIZE", "2"}, {"RANK", "0"}}), HasSubstr("MASTER_ADDR is not set"));
-  EXPECT_THAT(error_with({{"WORLD_SIZE", "2"}, {"RANK", "0"}, {"MASTER_ADDR", "127.0.0.1"}, {"MASTER_PORT", "99999"}}), HasSubstr("MASTER_PORT=99999"));
+  EXPECT_THAT(error_with({{"WORLD_SIZE", "2"}, {"RANK", "0"}, {"MASTER_ADDR", "127.0.0.1"}, {"MASTER_PORT", "99999"}}),
+              HasSubstr("MASTER_PORT=99999"));
 }
 
 TEST(World, AbsentPeersAreAnError) {

@@ -150,7 +150,8 @@ TEST(Checkpoint, SurvivesKill) {
                                             {{"RUN_FOLDER", run.path().string()}, {"FIRST_STEP", std::to_string(step + 1)}});
     // Until it saves; then a moment that differs from round to round.
     const auto deadline = std::chrono::steady_clock::now() + std::chrono::seconds(20);
-    while (latest_checkpoint(run.path())->filename().string() <= fmt::format("step-{:08d}", step + 1) && std::chrono::steady_clock::now() < deadline) {
+    while (latest_checkpoint(run.path())->filename().string() <= fmt::format("step-{:08d}", step + 1) &&
+           std::chrono::steady_clock::now() < deadline) {
       std::this_thread::sleep_for(std::chrono::milliseconds(1));
     }
     std::this_thread::sleep_for(std::chrono::microseconds(1000 + 3137 * round));

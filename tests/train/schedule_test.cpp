@@ -140,7 +140,8 @@ TEST(Schedule, GateHoldsTheClockUntilSkillIsSeen) {
   s.advance(70, 0);
   EXPECT_DOUBLE_EQ(s.clock(), 0.25);
   EXPECT_EQ(s.waited(), 70);
-  EXPECT_EQ(s.measure(point(0.95, std::numeric_limits<double>::quiet_NaN())), "");  // nothing was asked: the old recalls count on; mean .867
+  EXPECT_EQ(s.measure(point(0.95, std::numeric_limits<double>::quiet_NaN())),
+            "");  // nothing was asked: the old recalls count on; mean .867
   EXPECT_THAT(s.measure(point(0.95, 0.99)), HasSubstr("gate at 0.25 opens"));
   EXPECT_FALSE(s.waiting());
   s.advance(100, 0);

@@ -301,8 +301,8 @@ TEST(TrainerHelper, GradientsOfTwo) {
   const at::Tensor one = gradient_of(whole, World::single()), two = gradient_of(part, world);
   EXPECT_GT(one.abs().max().item<double>(), 1e-3);
   EXPECT_LT((one - two).abs().max().item<double>(), 1e-5);
-  const Measurement a = measure(step_losses(*model, whole, moment, at::kFloat, 0, World::single()), whole, materials.task_names, config.model,
-                                *World::single());
+  const Measurement a = measure(step_losses(*model, whole, moment, at::kFloat, 0, World::single()), whole, materials.task_names,
+                                config.model, *World::single());
   const Measurement b = measure(step_losses(*model, part, moment, at::kFloat, 0, world), part, materials.task_names, config.model, *world);
   EXPECT_NEAR(a.loss, b.loss, 1e-5);
   EXPECT_NEAR(a.route, b.route, 1e-5);

@@ -1,6 +1,4 @@
 // cairn train: configuration -> run folder with checkpoints and metrics.
-#include "cairn/train/config.h"
-
 #include <fmt/format.h>
 
 #include <cstdio>
@@ -10,6 +8,7 @@
 
 #include "cairn/cli/commands.h"
 #include "cairn/core/error.h"
+#include "cairn/train/config.h"
 #include "cairn/train/rehearsal.h"
 #include "cairn/train/trainer.h"
 
@@ -60,14 +59,19 @@ void add_train(CLI::App& app, Action* action) {
   const auto settings = std::make_shared<Settings>();
   command->add_option("CONFIG", settings->config, "configuration (TOML); `cairn config show` lists every option")->required();
   command->add_option("--run", settings->folder, "run folder; made if absent")->type_name("DIR");
-  command->add_option("--set", settings->assignments, "NAME=VALUE, after the file; may be repeated")->allow_extra_args(false)->type_name("NAME=VALUE");
+  command->add_option("--set", settings->assignments, "NAME=VALUE, after the file; may be repeated")
+      ->allow_extra_args(false)
+      ->type_name("NAME=VALUE");
   command->add_flag("--resume", settings->resume, "go on from the newest checkpoint of the run folder");
   command->add_option("--device", settings->device, "cpu or cuda")->capture_default_str();
-  command->add_option("--threads", settings->threads, "threads of tensor operations (0: all cores)")->check(CLI::Range(0, 4096))->capture_default_str();
+  command->add_option("--threads", settings->threads, "threads of tensor operations (0: all cores)")
+      ->check(CLI::Range(0, 4096))
+      ->capture_default_str();
   command->add_option("--stop-after", settings->stop_after, "save and end once so many steps are done; --resume goes on (0: never)")
       ->check(CLI::NonNegativeNumber);
   auto* dry = command->add_flag("--dry-run", settings->dry_run, "print parameters, memory, tokens and time, and train nothing");
-  command->add_flag("--overfit-one-batch", settings->overfit, "train on one batch; exit code 0 if its loss falls to a tenth, else 1")->excludes(dry);
+  command->add_flag("--overfit-one-batch", settings->overfit, "train on one batch; exit code 0 if its loss falls to a tenth, else 1")
+      ->excludes(dry);
   command->callback([=] { *action = [=] { return run_train(*settings); }; });
 }
 

@@ -14,7 +14,8 @@ struct WorldHolder : torch::CustomClassHolder {
 
 class GatherWithGradient : public torch::autograd::Function<GatherWithGradient> {
  public:
-  static at::Tensor forward(torch::autograd::AutogradContext* context, const at::Tensor& tensor, const c10::intrusive_ptr<WorldHolder>& holder) {
+  static at::Tensor forward(torch::autograd::AutogradContext* context, const at::Tensor& tensor,
+                            const c10::intrusive_ptr<WorldHolder>& holder) {
     context->saved_data["world"] = c10::IValue::make_capsule(holder);
     context->saved_data["rows"] = tensor.size(0);
     return holder->world->all_gather(tensor);

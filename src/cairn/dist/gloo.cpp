@@ -1,4 +1,5 @@
-// The wheel's libtorch_cpu.so holds ProcessGroupGloo; the class shows itself only with this definition, and Debian's libgloo-dev has its headers.
+// The wheel's libtorch_cpu.so holds ProcessGroupGloo; the class shows itself only with this definition, and Debian's libgloo-dev has its
+// headers.
 #define USE_C10D_GLOO
 
 #include "cairn/dist/gloo.h"
@@ -52,7 +53,8 @@ class GlooWorld : public World {
       group_ = c10::make_intrusive<c10d::ProcessGroupGloo>(prefixed, static_cast<int>(r.rank), static_cast<int>(r.size), options);
     } catch (const std::exception& error) {
       throw UserError(
-          "rank {} of {} could not meet the other processes at {} within {:.0f} s: {}. Check that all {} processes were started with the same "
+          "rank {} of {} could not meet the other processes at {} within {:.0f} s: {}. Check that all {} processes were started with the "
+          "same "
           "MASTER_ADDR, MASTER_PORT and WORLD_SIZE and with ranks 0 to {}, and that the port is free and reachable",
           r.rank, r.size, where_, r.timeout_seconds, first_line(error.what()), r.size, r.size - 1);
     }
@@ -110,8 +112,9 @@ class GlooWorld : public World {
     try {
       start()->wait();
     } catch (const std::exception& error) {
-      throw UserError("{} of rank {} of {} failed: {}. Another process of this run has probably ended; look at its output, then resume the run",
-                      name, rank_, size_, first_line(error.what()));
+      throw UserError(
+          "{} of rank {} of {} failed: {}. Another process of this run has probably ended; look at its output, then resume the run", name,
+          rank_, size_, first_line(error.what()));
     }
   }
 

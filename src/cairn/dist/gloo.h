@@ -11,7 +11,7 @@ namespace cairn {
 
 struct Rendezvous {
   int64_t rank = 0, size = 1;
-  std::string address;         // of rank 0, which keeps the store
+  std::string address;  // of rank 0, which keeps the store
   int64_t port = 0;
   double timeout_seconds = 300;  // for peers to come, and for each collective
 };

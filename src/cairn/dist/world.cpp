@@ -44,7 +44,9 @@ std::shared_ptr<World> World::from_environment() {
   r.size = environment_integer("WORLD_SIZE", 1, 65536, "");
   if (r.size == 1) return single();
   const std::string need = fmt::format(
-      "a run of {} processes (WORLD_SIZE) needs RANK, MASTER_ADDR and MASTER_PORT too; torchrun sets them, or unset WORLD_SIZE for one process", r.size);
+      "a run of {} processes (WORLD_SIZE) needs RANK, MASTER_ADDR and MASTER_PORT too; torchrun sets them, or unset WORLD_SIZE for one "
+      "process",
+      r.size);
   r.rank = environment_integer("RANK", 0, r.size - 1, need);
   const char* address = std::getenv("MASTER_ADDR");
   if (address == nullptr || *address == '\0') throw UserError("MASTER_ADDR is not set: {}", need);

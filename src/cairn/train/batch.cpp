@@ -19,8 +19,8 @@ Batch Batch::to(at::Device device) const {
   return {move(tokens), move(target), move(weight), move(source), move(is_answer), move(task)};
 }
 
-Batch make_batch(const TaskSet& tasks, const std::vector<std::string>& task_names, uint64_t seed, int64_t first, int64_t count, int64_t length,
-                 int64_t chunk, bool pinned) {
+Batch make_batch(const TaskSet& tasks, const std::vector<std::string>& task_names, uint64_t seed, int64_t first, int64_t count,
+                 int64_t length, int64_t chunk, bool pinned) {
   const auto options = [&](at::ScalarType dtype) { return at::TensorOptions().dtype(dtype).pinned_memory(pinned); };
   Batch batch;
   batch.tokens = at::empty({count, length}, options(at::kLong));
@@ -103,7 +103,8 @@ struct BatchLoader::Impl {
   bool stop = false;
 };
 
-BatchLoader::BatchLoader(std::shared_ptr<const TaskSet> tasks, BatchPlan plan) : impl_(std::make_unique<Impl>(std::move(tasks), std::move(plan))) {
+BatchLoader::BatchLoader(std::shared_ptr<const TaskSet> tasks, BatchPlan plan)
+    : impl_(std::make_unique<Impl>(std::move(tasks), std::move(plan))) {
   impl_->ahead = 2 * impl_->plan.threads;
   for (int i = 0; i < impl_->plan.threads; ++i) impl_->threads.emplace_back([this] { impl_->work(); });
 }
@@ -120,8 +121,8 @@ BatchLoader::~BatchLoader() {
 int64_t BatchLoader::sequences(int64_t length) const { return impl_->plan.batch_tokens / length / impl_->plan.world_size; }
 
 Batch BatchLoader::next(int64_t step, int64_t length) {
-  CAIRN_CHECK(sequences(length) >= 1, "a batch of {} tokens holds no sequence of {} for each of {} processes", impl_->plan.batch_tokens, length,
-              impl_->plan.world_size);
+  CAIRN_CHECK(sequences(length) >= 1, "a batch of {} tokens holds no sequence of {} for each of {} processes", impl_->plan.batch_tokens,
+              length, impl_->plan.world_size);
   std::unique_lock lock(impl_->mutex);
   if (length != impl_->length || step != impl_->next_to_use) {
     ++impl_->epoch;

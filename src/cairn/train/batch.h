@@ -1,5 +1,5 @@
-// Training batches, made ahead by threads. The batch of step s holds samples s*B .. s*B + B - 1 (B sequences of all processes together; each
-// process its own part), so that its content is a function of (seed, step, length) alone, whatever the number of threads.
+// Training batches, made ahead by threads. The batch of step s holds samples s*B .. s*B + B - 1 (B sequences of all processes together;
+// each process its own part), so that its content is a function of (seed, step, length) alone, whatever the number of threads.
 #pragma once
 
 #include <ATen/core/Tensor.h>
@@ -15,24 +15,24 @@
 namespace cairn {
 
 struct Batch {
-  at::Tensor tokens;     // int64 [B,L]
-  at::Tensor target;     // int64 [B,L]: the token that row t predicts
-  at::Tensor weight;     // fp32 [B,L]
-  at::Tensor source;     // int64 [B,L,2]: chunk numbers where that token is stated, -1 = none
-  at::Tensor is_answer;  // bool [B,L]
-  at::Tensor task;       // int64 [B]: number of the task in the loader's list
+  at::Tensor tokens;                  // int64 [B,L]
+  at::Tensor target;                  // int64 [B,L]: the token that row t predicts
+  at::Tensor weight;                  // fp32 [B,L]
+  at::Tensor source;                  // int64 [B,L,2]: chunk numbers where that token is stated, -1 = none
+  at::Tensor is_answer;               // bool [B,L]
+  at::Tensor task;                    // int64 [B]: number of the task in the loader's list
   Batch to(at::Device device) const;  // asynchronous from pinned memory
 };
 
 // Samples first .. first + count - 1 as one batch. `pinned`: page-locked host memory.
-Batch make_batch(const TaskSet& tasks, const std::vector<std::string>& task_names, uint64_t seed, int64_t first, int64_t count, int64_t length,
-                 int64_t chunk, bool pinned = false);
+Batch make_batch(const TaskSet& tasks, const std::vector<std::string>& task_names, uint64_t seed, int64_t first, int64_t count,
+                 int64_t length, int64_t chunk, bool pinned = false);
 
 struct BatchPlan {
   uint64_t seed = 1;
-  int64_t batch_tokens = 65'536;           // of all processes
+  int64_t batch_tokens = 65'536;  // of all processes
   int64_t chunk = 64;
-  std::vector<std::string> task_names;     // numbering of Batch::task
+  std::vector<std::string> task_names;  // numbering of Batch::task
   int64_t rank = 0, world_size = 1;
   int threads = 1;
   bool pinned = false;

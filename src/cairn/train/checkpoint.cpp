@@ -57,8 +57,8 @@ std::string state_json(const RunState& state) {
   return json.dump(2) + "\n";
 }
 
-void write_all(const fs::path& folder, const RunState& state, const ModelConfig& model, const Parameters& parameters, const Optimizer& optimizer,
-               const Tokenizer& tokenizer) {
+void write_all(const fs::path& folder, const RunState& state, const ModelConfig& model, const Parameters& parameters,
+               const Optimizer& optimizer, const Tokenizer& tokenizer) {
   save_weights(folder / "model.safetensors", parameters, at::kFloat, {{"format", "cairn.model"}, {"step", std::to_string(state.step)}});
   write_file(folder / "config.json", model.to_json());
   write_file(folder / "tokenizer.model", tokenizer.serialized());
@@ -97,8 +97,9 @@ fs::path save_checkpoint(const fs::path& run, const RunState& state, const Model
     std::error_code ignored;
     fs::remove_all(temporary, ignored);
     const auto last = latest_checkpoint(run);
-    throw ResourceError("the checkpoint of step {} could not be written ({}). {}. Make room or repair the disk, then continue with --resume", state.step,
-                        error.what(), last ? "The last good one is " + last->string() : "There is none before it");
+    throw ResourceError(
+        "the checkpoint of step {} could not be written ({}). {}. Make room or repair the disk, then continue with --resume", state.step,
+        error.what(), last ? "The last good one is " + last->string() : "There is none before it");
   }
   return target;
 }
@@ -123,7 +124,8 @@ RunState load_checkpoint(const fs::path& folder, Parameters& parameters, Optimiz
     state.metrics.metrics = json.at("metrics_bytes").get<int64_t>();
     state.metrics.events = json.at("events_bytes").get<int64_t>();
   } catch (const nlohmann::json::exception& error) {
-    throw UserError("{}: not a state of a run ({}). Remove this checkpoint's folder to resume from the one before it", file.string(), error.what());
+    throw UserError("{}: not a state of a run ({}). Remove this checkpoint's folder to resume from the one before it", file.string(),
+                    error.what());
   }
   if (state.step < 0 || state.tokens < 0 || !(state.seconds >= 0) || state.metrics.metrics < 0 || state.metrics.events < 0) {
     throw UserError("{}: negative numbers", file.string());

@@ -20,15 +20,15 @@ namespace cairn {
 
 // All that a run needs besides weights and optimizer to go on as if it had never stopped.
 struct RunState {
-  int64_t step = 0;      // steps done
+  int64_t step = 0;  // steps done
   int64_t tokens = 0;
   double seconds = 0;    // of training, over all starts
   std::string schedule;  // Schedule::to_json()
   Metrics::Sizes metrics;
 };
 
-// Writes RUN/checkpoints/step-N, turns RUN/model to it and removes what need not be kept. ResourceError if it cannot be written (a full disk):
-// older checkpoints are then as they were.
+// Writes RUN/checkpoints/step-N, turns RUN/model to it and removes what need not be kept. ResourceError if it cannot be written (a full
+// disk): older checkpoints are then as they were.
 fs::path save_checkpoint(const fs::path& run, const RunState& state, const ModelConfig& model, const Parameters& parameters,
                          const Optimizer& optimizer, const Tokenizer& tokenizer);
 

@@ -32,7 +32,8 @@ Phase parse_phase(const std::string& text) {
 
 void check_ramp(const std::string& name, const std::vector<double>& ramp) {
   if (ramp.empty()) return;
-  if (ramp.size() != 2 || ramp[0] > ramp[1]) throw UserError("{} is [begin, end], two shares of the schedule with begin <= end, or empty", name);
+  if (ramp.size() != 2 || ramp[0] > ramp[1])
+    throw UserError("{} is [begin, end], two shares of the schedule with begin <= end, or empty", name);
 }
 
 }  // namespace
@@ -46,11 +47,14 @@ void TrainConfig::declare(OptionTable& table) {
 
   TrainOptions& t = train;
   table.add("train.tokens", &t.tokens, "length of the schedule in tokens", 1);
-  table.add("train.max_minutes", &t.max_minutes, "if above 0, the schedule also advances by wall time and ends after so many minutes", 0, 1e6);
+  table.add("train.max_minutes", &t.max_minutes, "if above 0, the schedule also advances by wall time and ends after so many minutes", 0,
+            1e6);
   table.add("train.batch_tokens", &t.batch_tokens, "tokens a step, all processes together", 1, 1e9);
   table.add("train.phases", &t.phases, "length:top_k:end; top_k may be \"all\"; end is a share of the schedule");
-  table.add("train.alpha_ramp", &t.alpha_ramp, "[begin, end]: alpha (exact mass in the chunk weights) falls from 1 to model.alpha; empty: constant", 0, 1);
-  table.add("train.beta_ramp", &t.beta_ramp, "[begin, end]: beta (memory output in the residual stream) falls from 1 to model.beta; empty: constant", 0, 1);
+  table.add("train.alpha_ramp", &t.alpha_ramp,
+            "[begin, end]: alpha (exact mass in the chunk weights) falls from 1 to model.alpha; empty: constant", 0, 1);
+  table.add("train.beta_ramp", &t.beta_ramp,
+            "[begin, end]: beta (memory output in the residual stream) falls from 1 to model.beta; empty: constant", 0, 1);
   table.add("train.gumbel", &t.gumbel, "noise on the choice of chunks while training");
   table.add("train.lr", &t.lr, "peak learning rate", 0, 10);
   table.add("train.min_lr", &t.min_lr, "learning rate at the end, share of lr", 0, 1);
@@ -61,7 +65,8 @@ void TrainConfig::declare(OptionTable& table) {
   table.add("train.weight_decay", &t.weight_decay, "of matrices", 0, 10);
   table.add("train.epsilon", &t.epsilon, "AdamW's epsilon", 0, 1);
   table.add("train.clip", &t.clip, "largest global norm of the gradient; 0: no clipping", 0, 1e9);
-  table.add("train.spike_factor", &t.spike_factor, "steps with a gradient norm above so many times the running norm are left out; 0: only non-finite ones", 0, 1e9);
+  table.add("train.spike_factor", &t.spike_factor,
+            "steps with a gradient norm above so many times the running norm are left out; 0: only non-finite ones", 0, 1e9);
   table.add("train.spike_limit", &t.spike_limit, "so many steps left out in a row end the run", 1);
   table.add("train.route_weight", &t.route_weight, "weight of the route loss", 0, 1e3);
   table.add("train.route_from", &t.route_from, "share of the schedule at which the route loss starts", 0, 1);
@@ -89,10 +94,12 @@ void TrainConfig::validate() const {
   const auto parsed = phases();
   double before = 0;
   for (const Phase& phase : parsed) {
-    if (phase.end <= before || phase.end > 1) throw UserError("train.phases: the ends must rise from above 0 to 1; {} follows {}", phase.end, before);
+    if (phase.end <= before || phase.end > 1)
+      throw UserError("train.phases: the ends must rise from above 0 to 1; {} follows {}", phase.end, before);
     before = phase.end;
     if (train.batch_tokens < phase.length) {
-      throw UserError("train.batch_tokens = {} holds no sequence of the phase with {} tokens; make it at least that", train.batch_tokens, phase.length);
+      throw UserError("train.batch_tokens = {} holds no sequence of the phase with {} tokens; make it at least that", train.batch_tokens,
+                      phase.length);
     }
     if (train.batch_tokens % phase.length != 0) {
       throw UserError("train.batch_tokens = {} is no multiple of the phase length {}", train.batch_tokens, phase.length);
@@ -110,9 +117,11 @@ void TrainConfig::validate() const {
                       nearest_name(task, tasks_of_mix));
     }
   }
-  if (!train.gates.empty() && gate_tasks().empty()) throw UserError("train.gates: no task of tasks.mix measures skill; add one, or leave the gates out");
+  if (!train.gates.empty() && gate_tasks().empty())
+    throw UserError("train.gates: no task of tasks.mix measures skill; add one, or leave the gates out");
   if (train.distillation_weight > 0 && train.alpha_ramp.empty() && model.alpha == 0) {
-    throw UserError("train.distillation_weight = {} has no effect with alpha 0; set train.alpha_ramp, or the weight to 0", train.distillation_weight);
+    throw UserError("train.distillation_weight = {} has no effect with alpha 0; set train.alpha_ramp, or the weight to 0",
+                    train.distillation_weight);
   }
 }
 

@@ -10,17 +10,19 @@
 namespace cairn {
 namespace {
 
-// Bytes a token that one phase keeps for its backward pass. Counted from the tensors that the plain operators save; `e` is the size of a number in
-// products, norms and the residual stream are fp32.
+// Bytes a token that one phase keeps for its backward pass. Counted from the tensors that the plain operators save; `e` is the size of a
+// number in products, norms and the residual stream are fp32.
 double activation_bytes(const TrainConfig& config, const Phase& phase, int64_t sequences) {
   const ModelConfig& m = config.model;
   const double e = config.train.precision == "bf16" ? 2 : 4;
-  const double d = static_cast<double>(m.d_model), h = static_cast<double>(m.heads * m.head_dim), kv = static_cast<double>(m.kv_heads * m.head_dim);
+  const double d = static_cast<double>(m.d_model), h = static_cast<double>(m.heads * m.head_dim),
+               kv = static_cast<double>(m.kv_heads * m.head_dim);
   const double mlp = 8 * d + e * d + 4 * e * static_cast<double>(m.mlp());
   const double attention = 8 * d + e * d + (2 * e + 8) * (h + kv) + 2 * e * kv + 2 * e * h;
   const double window_layer = attention + mlp;
   const double per_chunk = 1.0 + 1.0 / static_cast<double>(m.chunk);
-  double bytes = static_cast<double>(m.lower_layers) * window_layer + static_cast<double>(m.encoder_layers) * window_layer * per_chunk + 16 * d;
+  double bytes =
+      static_cast<double>(m.lower_layers) * window_layer + static_cast<double>(m.encoder_layers) * window_layer * per_chunk + 16 * d;
   const double chunks = static_cast<double>(phase.length / m.chunk);
   const double selected = std::min(static_cast<double>(phase.top_k), chunks);
   const double mh = static_cast<double>(m.memory_heads), r = static_cast<double>(m.retrieval_dim);
@@ -34,7 +36,7 @@ double activation_bytes(const TrainConfig& config, const Phase& phase, int64_t s
     if (layer.window) bytes += attention;
     if (layer.mlp) bytes += mlp;
     bytes += 8 * d + e * d + (3 * e + 8) * mh * static_cast<double>(m.head_dim) + (2 * e + 8) * r;
-    bytes += 16 * chunks + 24 * selected + 9 * route_candidates;        // scores, selection and weights, rivals of the route loss
+    bytes += 16 * chunks + 24 * selected + 9 * route_candidates;  // scores, selection and weights, rivals of the route loss
     if (mass) bytes += (config.train.distillation_weight > 0 ? 28 : 16) * mh * selected;  // masses and weights are per head then
   }
   // Cross-entropy works in row blocks; its inputs stay.
@@ -66,10 +68,12 @@ void require_memory(const TrainConfig& config, int64_t processes, at::Device dev
   const int64_t free = free_memory(device);
   if (need.total() <= free) return;
   throw ResourceError(
-      "this run needs about {} of memory on {} (weights, gradients and optimizer {}, activations of a step of {} tokens {}), but {} are free. Make "
+      "this run needs about {} of memory on {} (weights, gradients and optimizer {}, activations of a step of {} tokens {}), but {} are "
+      "free. Make "
       "train.batch_tokens smaller, use train.precision = \"bf16\", or a smaller model",
-      format_bytes(static_cast<double>(need.total())), device.str(), format_bytes(static_cast<double>(need.weights + need.gradients + need.optimizer)),
-      config.train.batch_tokens, format_bytes(static_cast<double>(need.activations)), format_bytes(static_cast<double>(free)));
+      format_bytes(static_cast<double>(need.total())), device.str(),
+      format_bytes(static_cast<double>(need.weights + need.gradients + need.optimizer)), config.train.batch_tokens,
+      format_bytes(static_cast<double>(need.activations)), format_bytes(static_cast<double>(free)));
 }
 
 }  // namespace cairn

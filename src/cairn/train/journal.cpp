@@ -39,7 +39,8 @@ std::string short_count(double tokens) {
 
 }  // namespace
 
-Journal::Journal(std::unique_ptr<Metrics> metrics, bool quiet) : metrics_(std::move(metrics)), quiet_(quiet), terminal_(isatty(STDERR_FILENO) != 0) {}
+Journal::Journal(std::unique_ptr<Metrics> metrics, bool quiet)
+    : metrics_(std::move(metrics)), quiet_(quiet), terminal_(isatty(STDERR_FILENO) != 0) {}
 
 Journal::~Journal() {
   if (open_line_) std::fputc('\n', stderr);
@@ -78,8 +79,9 @@ void Journal::step(const Position& at, const Moment& moment, const Measurement& 
   for (const auto& [task, accuracy] : m.skill) skills += fmt::format("{}{} {:.2f}", skills.empty() ? "" : "  ", task, accuracy);
   std::string recalls;
   for (const auto& r : m.recall) recalls += fmt::format("{}{:.2f}", recalls.empty() ? "" : "/", r[0]);
-  progress(fmt::format("{:3.0f} %  {} tokens  loss {:.3f}  {}{}  {} tokens/s  {}", 100 * at.clock, short_count(static_cast<double>(at.tokens)), m.loss,
-                       skills, recalls.empty() ? "" : "  recall " + recalls, short_count(at.tokens_per_second),
+  progress(fmt::format("{:3.0f} %  {} tokens  loss {:.3f}  {}{}  {} tokens/s  {}", 100 * at.clock,
+                       short_count(static_cast<double>(at.tokens)), m.loss, skills, recalls.empty() ? "" : "  recall " + recalls,
+                       short_count(at.tokens_per_second),
                        at.waiting             ? std::string("waiting for skill")
                        : at.seconds_left >= 0 ? format_duration(at.seconds_left) + " left"
                                               : std::string()));
@@ -104,11 +106,16 @@ void Journal::step(const Position& at, const Moment& moment, const Measurement& 
   json["recall"] = m.recall;
   metrics_->write(json.dump());
 
-  std::map<std::string, double> scalars{{"loss/total", m.loss},           {"loss/cross_entropy", m.cross_entropy},
-                                        {"loss/route", m.route},          {"loss/distillation", m.distillation},
-                                        {"schedule/lr", moment.lr},       {"schedule/alpha", moment.alpha},
-                                        {"schedule/beta", moment.beta},   {"schedule/clock", at.clock},
-                                        {"train/grad_norm", optimizer.norm}, {"train/tokens_per_second", at.tokens_per_second},
+  std::map<std::string, double> scalars{{"loss/total", m.loss},
+                                        {"loss/cross_entropy", m.cross_entropy},
+                                        {"loss/route", m.route},
+                                        {"loss/distillation", m.distillation},
+                                        {"schedule/lr", moment.lr},
+                                        {"schedule/alpha", moment.alpha},
+                                        {"schedule/beta", moment.beta},
+                                        {"schedule/clock", at.clock},
+                                        {"train/grad_norm", optimizer.norm},
+                                        {"train/tokens_per_second", at.tokens_per_second},
                                         {"schedule/length", static_cast<double>(moment.length)}};
   for (const auto& [task, accuracy] : m.skill) scalars["skill/" + task] = accuracy;
   for (const auto& [task, loss] : m.loss_by_task) scalars["loss_by_task/" + task] = loss;
@@ -152,8 +159,8 @@ void Journal::gate(const Position& at, const std::string& what, const std::strin
 }
 
 void Journal::spike(const Position& at, int64_t skipped, double norm, double running_norm) {
-  say(fmt::format("step {}: {} steps left out so far for a non-finite or outlying gradient (last norm {:.3g}, running norm {:.3g})", at.step, skipped,
-                  norm, running_norm));
+  say(fmt::format("step {}: {} steps left out so far for a non-finite or outlying gradient (last norm {:.3g}, running norm {:.3g})",
+                  at.step, skipped, norm, running_norm));
   if (!metrics_) return;
   Json json = line("spike", at);
   json["skipped"] = skipped;
@@ -170,7 +177,8 @@ void Journal::save(const Position& at, const std::string& name) {
 }
 
 void Journal::end(const Position& at, const std::string& reason) {
-  say(fmt::format("{} after {} steps, {:.2f}M tokens, {}", reason, at.step, static_cast<double>(at.tokens) / 1e6, format_duration(at.seconds)));
+  say(fmt::format("{} after {} steps, {:.2f}M tokens, {}", reason, at.step, static_cast<double>(at.tokens) / 1e6,
+                  format_duration(at.seconds)));
   if (!metrics_) return;
   Json json = line("end", at);
   json["reason"] = reason;

@@ -1,4 +1,5 @@
-// What a run tells: lines of metrics.jsonl, TensorBoard scalars, and one progress line on the terminal. Silent on all processes but the first.
+// What a run tells: lines of metrics.jsonl, TensorBoard scalars, and one progress line on the terminal. Silent on all processes but the
+// first.
 #pragma once
 
 #include <chrono>
@@ -19,13 +20,13 @@ class Journal {
   ~Journal();
 
   struct Position {
-    int64_t step = 0;       // steps done
+    int64_t step = 0;  // steps done
     int64_t tokens = 0;
-    double seconds = 0;     // of training
+    double seconds = 0;  // of training
     double tokens_per_second = 0;
-    double clock = 0;       // of the schedule
+    double clock = 0;          // of the schedule
     double seconds_left = -1;  // < 0: not known
-    bool waiting = false;   // at a gate
+    bool waiting = false;      // at a gate
   };
 
   void start(const std::string& config_json, const std::string& environment_json, int64_t resumed_step, const std::string& summary);

@@ -49,8 +49,8 @@ AppendFile::AppendFile(fs::path path, int64_t keep_bytes) : path_(std::move(path
   const int64_t there = lseek(descriptor_, 0, SEEK_END);
   if (there < keep_bytes) {
     close(descriptor_);
-    throw UserError("{}: has {} bytes, but the checkpoint was written when it had {}; the file was shortened by something else", path_.string(), there,
-                    keep_bytes);
+    throw UserError("{}: has {} bytes, but the checkpoint was written when it had {}; the file was shortened by something else",
+                    path_.string(), there, keep_bytes);
   }
   if (ftruncate(descriptor_, keep_bytes) != 0 || lseek(descriptor_, keep_bytes, SEEK_SET) != keep_bytes) {
     const int reason = errno;
@@ -109,13 +109,16 @@ std::string scalar_event(double wall_time, int64_t step, const std::map<std::str
   return double_field(1, wall_time) + varint_field(2, step) + bytes_field(5, summary);
 }
 
-Metrics::Metrics(const fs::path& folder, Sizes kept) : metrics_(folder / kMetricsFile, kept.metrics), events_(folder / kEventsFile, kept.events) {
+Metrics::Metrics(const fs::path& folder, Sizes kept)
+    : metrics_(folder / kMetricsFile, kept.metrics), events_(folder / kEventsFile, kept.events) {
   if (kept.events == 0) events_.append(tf_record(version_event(now())));
 }
 
 void Metrics::write(const std::string& json_line) { metrics_.append(json_line + "\n"); }
 
-void Metrics::scalars(int64_t step, const std::map<std::string, double>& scalars) { events_.append(tf_record(scalar_event(now(), step, scalars))); }
+void Metrics::scalars(int64_t step, const std::map<std::string, double>& scalars) {
+  events_.append(tf_record(scalar_event(now(), step, scalars)));
+}
 
 void Metrics::sync() {
   metrics_.sync();

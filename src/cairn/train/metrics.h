@@ -10,7 +10,8 @@
 
 namespace cairn {
 
-// A file that only grows. Opened at a known size, what stands behind it (lines of a run that was killed after its last checkpoint) is cut off.
+// A file that only grows. Opened at a known size, what stands behind it (lines of a run that was killed after its last checkpoint) is cut
+// off.
 class AppendFile {
  public:
   // keep_bytes: size to start from; UserError if the file is shorter than that or cannot be written.
@@ -44,7 +45,7 @@ class Metrics {
   };
   // `kept`: sizes at the checkpoint that the run goes on from; zeros for a new run.
   Metrics(const fs::path& folder, Sizes kept);
-  void write(const std::string& json_line);                                   // without the newline
+  void write(const std::string& json_line);                                  // without the newline
   void scalars(int64_t step, const std::map<std::string, double>& scalars);  // non-finite values are left out
   Sizes sizes() const { return {metrics_.size(), events_.size()}; }
   void sync();

@@ -23,7 +23,8 @@ constexpr double kGuardAfter = 50;
 
 }  // namespace
 
-Optimizer::Optimizer(std::shared_ptr<Parameters> parameters, const TrainOptions& options) : parameters_(std::move(parameters)), options_(options) {
+Optimizer::Optimizer(std::shared_ptr<Parameters> parameters, const TrainOptions& options)
+    : parameters_(std::move(parameters)), options_(options) {
   CAIRN_CHECK(parameters_->flat_gradient().defined(), "enable_gradients() first");
   const at::Tensor& flat = parameters_->flat();
   CAIRN_CHECK(flat.scalar_type() == at::kFloat, "weights are trained in fp32");
@@ -43,20 +44,22 @@ void Optimizer::step(double lr, const at::Tensor& loss) {
   if (options_.spike_factor > 0) good = good.logical_and((accepted < kGuardAfter).logical_or(norm_ <= options_.spike_factor * running));
   const at::Tensor bad = good.logical_not().to(at::kFloat);
 
-  // AdamW divides the gradient by `scale` and leaves everything alone where `bad` is 1: clipping and skipping cost no extra pass and no wait.
+  // AdamW divides the gradient by `scale` and leaves everything alone where `bad` is 1: clipping and skipping cost no extra pass and no
+  // wait.
   std::optional<at::Tensor> scale;
   if (options_.clip > 0) scale = (norm_ / options_.clip).clamp_min(1);
   updates_.add_(good.to(at::kFloat));
   const auto update = [&](int64_t begin, int64_t count, double decay) {
     if (count == 0) return;
     const auto part = [&](const at::Tensor& t) { return std::vector<at::Tensor>{t.narrow(0, begin, count)}; };
-    at::_fused_adamw_(part(flat), part(gradient), part(average_), part(square_), {}, std::vector<at::Tensor>{updates_}, lr, options_.betas[0],
-                      options_.betas[1], decay, options_.epsilon, /*amsgrad=*/false, /*maximize=*/false, scale, bad);
+    at::_fused_adamw_(part(flat), part(gradient), part(average_), part(square_), {}, std::vector<at::Tensor>{updates_}, lr,
+                      options_.betas[0], options_.betas[1], decay, options_.epsilon, /*amsgrad=*/false, /*maximize=*/false, scale, bad);
   };
   update(0, parameters_->decay_count(), options_.weight_decay);
   update(parameters_->decay_count(), parameters_->count() - parameters_->decay_count(), 0);
 
-  // A step that was left out lifts the bar a little as well: skill forms with a jump of the norm, and a new level must be accepted after a few steps.
+  // A step that was left out lifts the bar a little as well: skill forms with a jump of the norm, and a new level must be accepted after a
+  // few steps.
   const at::Tensor bar = options_.spike_factor > 0 ? running * options_.spike_factor : running;
   const at::Tensor wide = at::where(good, norm_.to(at::kDouble), bar);
   const at::Tensor follow = at::where(accepted > 0, running + kFollow * (wide - running), at::where(good, wide, running));

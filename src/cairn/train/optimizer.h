@@ -15,8 +15,8 @@ class Optimizer {
  public:
   Optimizer(std::shared_ptr<Parameters> parameters, const TrainOptions& options);
 
-  // One step with the gradients that lie in the flat buffer. loss: scalar of the global batch; a non-finite loss or gradient norm, or a norm
-  // above spike_factor times the running norm, leaves weights and averages as they are.
+  // One step with the gradients that lie in the flat buffer. loss: scalar of the global batch; a non-finite loss or gradient norm, or a
+  // norm above spike_factor times the running norm, leaves weights and averages as they are.
   void step(double lr, const at::Tensor& loss);
 
   // The last step's and the running numbers; waits for the device.

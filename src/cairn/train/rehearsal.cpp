@@ -48,7 +48,8 @@ struct Stage {
     return losses.cross_entropy.item<double>();
   }
   Batch batch(const TrainConfig& config, int64_t sequences, int64_t length) const {
-    return make_batch(*materials.tasks, materials.task_names, static_cast<uint64_t>(config.train.seed), 0, sequences, length, config.model.chunk)
+    return make_batch(*materials.tasks, materials.task_names, static_cast<uint64_t>(config.train.seed), 0, sequences, length,
+                      config.model.chunk)
         .to(device);
   }
 };
@@ -64,7 +65,9 @@ void dry_run(const TrainConfig& config, const TrainRun& run) {
              bytes(free_memory(stage.device)), stage.device.str(), bytes(memory.weights), bytes(memory.gradients), bytes(memory.optimizer),
              bytes(memory.activations));
   fmt::print("tokens       {} in steps of {}{}\n", config.train.tokens, config.train.batch_tokens,
-             config.train.gates.empty() ? "" : fmt::format(", and up to {} more at each of {} gates", config.train.gate_tokens, config.train.gates.size()));
+             config.train.gates.empty()
+                 ? ""
+                 : fmt::format(", and up to {} more at each of {} gates", config.train.gate_tokens, config.train.gates.size()));
   std::fflush(stdout);
   require_memory(config, 1, stage.device);
   stage.build(config);
@@ -95,8 +98,9 @@ void dry_run(const TrainConfig& config, const TrainRun& run) {
     std::fflush(stdout);
     begin = phase.end;
   }
-  fmt::print("time         about {} on {} with {} threads{}\n", format_duration(seconds), stage.device.str(), at::get_num_threads(),
-             config.train.max_minutes > 0 ? fmt::format(", ended by the watch after {}", format_duration(60 * config.train.max_minutes)) : "");
+  fmt::print(
+      "time         about {} on {} with {} threads{}\n", format_duration(seconds), stage.device.str(), at::get_num_threads(),
+      config.train.max_minutes > 0 ? fmt::format(", ended by the watch after {}", format_duration(60 * config.train.max_minutes)) : "");
   fmt::print("Nothing was trained or written (--dry-run).\n");
 }
 

@@ -5,7 +5,8 @@
 
 namespace cairn {
 
-// Prints parameters, memory, tokens, steps and, after timing a step of every phase, the time that the run would take. Trains nothing, writes nothing.
+// Prints parameters, memory, tokens, steps and, after timing a step of every phase, the time that the run would take. Trains nothing,
+// writes nothing.
 void dry_run(const TrainConfig& config, const TrainRun& run);
 
 struct Overfit {

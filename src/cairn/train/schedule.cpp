@@ -54,7 +54,8 @@ Moment Schedule::at(int64_t step) const {
   } else if (options_.decay > 0 && clock_ > 1 - options_.decay) {
     share = 1 - (1 - options_.min_lr) * std::min(1.0, (clock_ - (1 - options_.decay)) / options_.decay);
   }
-  const double warm = options_.warmup_steps > 0 ? std::min(1.0, static_cast<double>(step + 1) / static_cast<double>(options_.warmup_steps)) : 1;
+  const double warm =
+      options_.warmup_steps > 0 ? std::min(1.0, static_cast<double>(step + 1) / static_cast<double>(options_.warmup_steps)) : 1;
   m.lr = options_.lr * warm * share;
   return m;
 }
@@ -115,7 +116,8 @@ Schedule::Skill Schedule::mean_skill() const {
 bool Schedule::skilled() const {
   const Skill skill = mean_skill();
   if (!skill.enough || skill.recall <= options_.gate_recall) return false;
-  return std::all_of(skill.accuracy.begin(), skill.accuracy.end(), [&](const auto& entry) { return entry.second > options_.gate_accuracy; });
+  return std::all_of(skill.accuracy.begin(), skill.accuracy.end(),
+                     [&](const auto& entry) { return entry.second > options_.gate_accuracy; });
 }
 
 bool Schedule::wait_exceeded() const { return waiting() && waited_tokens_ > options_.gate_tokens; }
@@ -130,19 +132,26 @@ std::string Schedule::diagnosis() const {
   }
   std::string hint;
   if (skill.recall > options_.gate_recall) {
-    hint = "the source chunks are found, so reading them is what is missing: keep beta at 1 longer, or train longer before the gate (gate_tokens)";
+    hint =
+        "the source chunks are found, so reading them is what is missing: keep beta at 1 longer, or train longer before the gate "
+        "(gate_tokens)";
   } else if (worst > options_.gate_accuracy) {
-    hint = "the answers are right without the landmarks finding their chunk (a window or sequence too easy to need them): shorten model.window, "
-           "lengthen the sequences, or raise route_weight";
+    hint =
+        "the answers are right without the landmarks finding their chunk (a window or sequence too easy to need them): shorten "
+        "model.window, "
+        "lengthen the sequences, or raise route_weight";
   } else {
-    hint = "neither answers nor landmarks have formed: more tokens a step (batch_tokens), a larger share of dense tasks, a smaller window or chunk, "
-           "or more tokens (gate_tokens) usually help";
+    hint =
+        "neither answers nor landmarks have formed: more tokens a step (batch_tokens), a larger share of dense tasks, a smaller window or "
+        "chunk, "
+        "or more tokens (gate_tokens) usually help";
   }
   return fmt::format(
-      "no skill at gate {:.2f} after waiting {:.1f}M tokens (gate_tokens): answer accuracy must exceed {:.2f}{}{}; source recall is {:.2f} and must "
+      "no skill at gate {:.2f} after waiting {:.1f}M tokens (gate_tokens): answer accuracy must exceed {:.2f}{}{}; source recall is {:.2f} "
+      "and must "
       "exceed {:.2f}. What this usually means: {}",
-      options_.gates[gates_passed_], static_cast<double>(waited_tokens_) / 1e6, options_.gate_accuracy, missing.empty() ? "" : ", but is ", missing,
-      skill.recall, options_.gate_recall, hint);
+      options_.gates[gates_passed_], static_cast<double>(waited_tokens_) / 1e6, options_.gate_accuracy, missing.empty() ? "" : ", but is ",
+      missing, skill.recall, options_.gate_recall, hint);
 }
 
 std::string Schedule::to_json() const {

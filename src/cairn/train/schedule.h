@@ -33,10 +33,10 @@ class Schedule {
  public:
   explicit Schedule(const TrainConfig& config);
 
-  Moment at(int64_t step) const;            // for the clock's present state
+  Moment at(int64_t step) const;  // for the clock's present state
   bool finished() const { return clock_ >= 1; }
   double clock() const { return clock_; }
-  bool waiting() const;                     // at a gate
+  bool waiting() const;  // at a gate
   int64_t waited() const { return waited_tokens_; }
 
   // After a step of `tokens` that took `seconds` (used with max_minutes only).
@@ -49,7 +49,7 @@ class Schedule {
   bool wait_exceeded() const;
   // What is missing and what usually helps; for the message at the bound.
   std::string diagnosis() const;
-  void pass_gate();                         // opens the present gate whatever the skill (gate_bound = "go_on")
+  void pass_gate();  // opens the present gate whatever the skill (gate_bound = "go_on")
 
   // Exact state as JSON; restore() checks it. UserError naming `source` if malformed.
   std::string to_json() const;

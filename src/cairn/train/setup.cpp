@@ -81,7 +81,8 @@ at::Device open_device(const std::string& name) {
   if (name == "cpu") return at::kCPU;
   if (name != "cuda") throw UserError("unknown device \"{}\"; there are cpu and cuda", name);
   if (!at::globalContext().hasCUDA()) {
-    throw UserError("no GPU can be used: either this program was built without CUDA (make build CUDA=1), or the machine has no working driver");
+    throw UserError(
+        "no GPU can be used: either this program was built without CUDA (make build CUDA=1), or the machine has no working driver");
   }
   const char* local = std::getenv("LOCAL_RANK");
   return at::Device(at::kCUDA, static_cast<c10::DeviceIndex>(local == nullptr ? 0 : std::atoi(local)));
@@ -105,21 +106,22 @@ BatchPlan batch_plan(const TrainConfig& config, const Materials& materials, cons
   plan.threads = static_cast<int>(config.train.data_threads);
   plan.pinned = device.is_cuda();
   if (config.train.batch_tokens % (config.longest() * world.size()) != 0) {
-    throw UserError("train.batch_tokens = {} cannot be dealt to {} processes in sequences of {} tokens; make it a multiple of {}", config.train.batch_tokens,
-                    world.size(), config.longest(), world.size() * config.longest());
+    throw UserError("train.batch_tokens = {} cannot be dealt to {} processes in sequences of {} tokens; make it a multiple of {}",
+                    config.train.batch_tokens, world.size(), config.longest(), world.size() * config.longest());
   }
   return plan;
 }
 
 at::ScalarType compute_type(const TrainConfig& config) { return config.train.precision == "bf16" ? at::kBFloat16 : at::kFloat; }
 
-double validation_loss(const Model& model, const TokenSource& source, const Moment& moment, at::ScalarType compute, int64_t tokens, int64_t batch_tokens,
-                       at::Device device, World& world) {
+double validation_loss(const Model& model, const TokenSource& source, const Moment& moment, at::ScalarType compute, int64_t tokens,
+                       int64_t batch_tokens, at::Device device, World& world) {
   const at::NoGradGuard no_grad;
   const int64_t length = moment.length;
   const int64_t fits = (source.size() - 1) / length;
   const int64_t sequences = std::max<int64_t>(1, std::min(tokens / length, fits));
-  const int64_t stride = source.size() >= TokenSource::kUnlimited ? length : (source.size() - 1 - length) / std::max<int64_t>(1, sequences - 1);
+  const int64_t stride =
+      source.size() >= TokenSource::kUnlimited ? length : (source.size() - 1 - length) / std::max<int64_t>(1, sequences - 1);
   const int64_t rows = std::max<int64_t>(1, batch_tokens / length / world.size());
   ForwardOptions options;
   options.alpha = moment.alpha;
@@ -140,7 +142,8 @@ double validation_loss(const Model& model, const TokenSource& source, const Mome
     const at::Tensor inputs = both.narrow(1, 0, length).contiguous(), target = both.narrow(1, 1, length).contiguous();
     const ForwardResult forward = model.forward(inputs, options);
     const at::Tensor embedding = (*model.parameters())["embed.weight"].to(forward.hidden.scalar_type());
-    const TokenLoss loss = token_loss(forward.hidden, embedding, target, at::ones({count, length}, sum.options().dtype(at::kFloat)), *alone);
+    const TokenLoss loss =
+        token_loss(forward.hidden, embedding, target, at::ones({count, length}, sum.options().dtype(at::kFloat)), *alone);
     const at::Tensor part = loss.per_token.to(at::kDouble).sum();
     sum += at::stack({part, at::full({}, static_cast<double>(count * length), part.options())});
   }

@@ -39,7 +39,7 @@ BatchPlan batch_plan(const TrainConfig& config, const Materials& materials, cons
 at::ScalarType compute_type(const TrainConfig& config);
 
 // Mean loss of `tokens` held-out tokens in sequences of moment.length; all processes share the work.
-double validation_loss(const Model& model, const TokenSource& source, const Moment& moment, at::ScalarType compute, int64_t tokens, int64_t batch_tokens,
-                       at::Device device, World& world);
+double validation_loss(const Model& model, const TokenSource& source, const Moment& moment, at::ScalarType compute, int64_t tokens,
+                       int64_t batch_tokens, at::Device device, World& world);
 
 }  // namespace cairn

@@ -27,7 +27,8 @@ namespace {
 
 constexpr uint64_t kNoiseStream = 0x6e6f697365;  // Gumbel noise: one key a step and process
 
-std::string summary(const TrainConfig& config, const TrainRun& run, const Parameters& parameters, at::Device device, const RunState& state) {
+std::string summary(const TrainConfig& config, const TrainRun& run, const Parameters& parameters, at::Device device,
+                    const RunState& state) {
   const MemoryEstimate memory = estimate_memory(config, run.world->size());
   std::string text = fmt::format(
       "training {:.2f}M parameters on {} ({} threads, {}{}): {:.2f}M tokens in steps of {}, about {} of memory\nrun folder {}",
@@ -61,7 +62,8 @@ ModelConfig model_now(const TrainConfig& config, const Moment& moment) {
 // One optimizer step's gradients: forward, backward, sum over processes.
 StepLosses gradients(const Model& model, const Batch& batch, const Moment& moment, const TrainConfig& config, int64_t step,
                      const std::shared_ptr<World>& world) {
-  const uint64_t key = stream_key({static_cast<uint64_t>(config.train.seed), kNoiseStream, static_cast<uint64_t>(step), static_cast<uint64_t>(world->rank())});
+  const uint64_t key = stream_key(
+      {static_cast<uint64_t>(config.train.seed), kNoiseStream, static_cast<uint64_t>(step), static_cast<uint64_t>(world->rank())});
   model.parameters()->zero_gradients();
   StepLosses losses = step_losses(model, batch, moment, compute_type(config), config.train.gumbel ? key | 1 : 0, world);
   losses.total.backward();
@@ -131,7 +133,8 @@ TrainResult train(const TrainConfig& config, const TrainRun& run) {
   const double seconds_before = state.seconds;
   const Clock::time_point begin = Clock::now();
   Clock::time_point last_step = begin, last_log = begin;
-  int64_t tokens_at_log = state.tokens, skipped_seen = optimizer.report().skipped, phase = state.step == 0 ? -1 : schedule.at(state.step).phase;
+  int64_t tokens_at_log = state.tokens, skipped_seen = optimizer.report().skipped,
+          phase = state.step == 0 ? -1 : schedule.at(state.step).phase;
   double clock_at_log = schedule.clock();
   Moment moment = schedule.at(state.step);
 
@@ -154,8 +157,8 @@ TrainResult train(const TrainConfig& config, const TrainRun& run) {
   };
   const auto validate = [&] {
     if (!materials.validation) return;
-    const double loss = validation_loss(*model, *materials.validation, moment, compute_type(config), options.validation_tokens, options.batch_tokens,
-                                        device, world);
+    const double loss = validation_loss(*model, *materials.validation, moment, compute_type(config), options.validation_tokens,
+                                        options.batch_tokens, device, world);
     stand();
     journal.validation(at, loss, options.validation_tokens);
   };
@@ -211,7 +214,8 @@ TrainResult train(const TrainConfig& config, const TrainRun& run) {
       if (report.skipped_in_row >= options.spike_limit) {
         result.ended = "diverged";
         result.diagnosis = fmt::format(
-            "the last {} steps were left out for non-finite or outlying gradients (norm {:.3g}, running norm {:.3g}). A smaller train.lr, a longer "
+            "the last {} steps were left out for non-finite or outlying gradients (norm {:.3g}, running norm {:.3g}). A smaller train.lr, "
+            "a longer "
             "warm-up or model.landmark_norm = true usually help; resume from an older checkpoint",
             report.skipped_in_row, report.norm, report.running_norm);
         break;
@@ -259,8 +263,8 @@ TrainResult train(const TrainConfig& config, const TrainRun& run) {
 
 void check_same_config(const fs::path& file, const TrainConfig& config) {
   // What may change between starts: it does not shape the result, or only how far the run goes.
-  static const std::vector<std::string> kFree = {"max_minutes", "data_threads",      "log_every", "validate_every", "save_every",
-                                                 "validation_tokens", "keep_last", "keep_every", "gate_bound", "gate_tokens"};
+  static const std::vector<std::string> kFree = {"max_minutes",       "data_threads", "log_every",  "validate_every", "save_every",
+                                                 "validation_tokens", "keep_last",    "keep_every", "gate_bound",     "gate_tokens"};
   TrainConfig before;
   OptionTable table;
   before.declare(table);
@@ -274,14 +278,16 @@ void check_same_config(const fs::path& file, const TrainConfig& config) {
   std::string differences;
   for (const auto& [name, value] : new_values.items()) {
     const bool same = old_values.contains(name) && old_values[name] == value;
-    if (!same) differences += fmt::format("\n  {}: was {}, is {}", name, old_values.contains(name) ? old_values[name].dump() : "absent", value.dump());
+    if (!same)
+      differences +=
+          fmt::format("\n  {}: was {}, is {}", name, old_values.contains(name) ? old_values[name].dump() : "absent", value.dump());
   }
   for (const auto& [name, value] : old_values.items()) {
     if (!new_values.contains(name)) differences += fmt::format("\n  {}: was {}, is absent", name, value.dump());
   }
   if (!differences.empty()) {
-    throw UserError("the configuration differs from that of the run to be resumed ({}):{}\nResume with the same values, or start a new run", file.string(),
-                    differences);
+    throw UserError("the configuration differs from that of the run to be resumed ({}):{}\nResume with the same values, or start a new run",
+                    file.string(), differences);
   }
 }
 

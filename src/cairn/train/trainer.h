@@ -16,24 +16,24 @@
 namespace cairn {
 
 struct TrainRun {
-  fs::path folder;                    // the run folder; made if absent. Not used by rehearsals
-  bool resume = false;                // go on from the newest checkpoint in it (from nothing if there is none)
-  std::string device = "cpu";         // cpu | cuda
-  int64_t threads = 0;                // of tensor operations; 0: as they are
-  bool quiet = false;                 // nothing on the terminal
-  int64_t stop_after = 0;             // end, saved and resumable, once so many steps are done; 0: never
+  fs::path folder;             // the run folder; made if absent. Not used by rehearsals
+  bool resume = false;         // go on from the newest checkpoint in it (from nothing if there is none)
+  std::string device = "cpu";  // cpu | cuda
+  int64_t threads = 0;         // of tensor operations; 0: as they are
+  bool quiet = false;          // nothing on the terminal
+  int64_t stop_after = 0;      // end, saved and resumable, once so many steps are done; 0: never
   std::shared_ptr<World> world = World::single();
 };
 
 struct TrainResult {
-  std::string ended;                  // "finished" | "stopped" (signal or stop_after) | "no skill at a gate" | "diverged"
-  std::string diagnosis;              // for the last two: what was seen and what usually helps
+  std::string ended;      // "finished" | "stopped" (signal or stop_after) | "no skill at a gate" | "diverged"
+  std::string diagnosis;  // for the last two: what was seen and what usually helps
   int64_t steps = 0, tokens = 0;
-  double seconds = 0;                 // of training, over all starts
-  double loss = 0;                    // at the last log point
+  double seconds = 0;  // of training, over all starts
+  double loss = 0;     // at the last log point
   std::map<std::string, double> skill;
-  std::vector<double> recall;         // per retrieval
-  fs::path model;                     // folder for load_model()
+  std::vector<double> recall;  // per retrieval
+  fs::path model;              // folder for load_model()
   bool good() const { return ended == "finished" || ended == "stopped"; }
 };
 
