@@ -174,7 +174,8 @@ TEST(Evaluate, CountsAddUpAndBatchesDoNotMatter) {
   for (const int64_t batch : {1, 3, 7}) {
     plan.batch = batch;
     int heard = 0;
-    results.push_back(evaluate(f.reader, tasks, *f.tokenizer, plan, [&](const std::vector<EvalCell>& cells) { EXPECT_EQ(static_cast<int>(cells.size()), ++heard); }));
+    results.push_back(evaluate(f.reader, tasks, *f.tokenizer, plan,
+                               [&](const std::vector<EvalCell>& cells) { EXPECT_EQ(static_cast<int>(cells.size()), ++heard); }));
     EXPECT_EQ(heard, 2);
   }
   for (const auto& cells : results) {
@@ -278,7 +279,8 @@ TEST(Evaluate, RefusesBeforeWork) {
 
 TEST(EvalJson, HoldsTheSchema) {
   EvalCell cell;
-  cell.task = "single_needle", cell.length = 4096, cell.samples = 4, cell.correct = 3, cell.generated_correct = 2, cell.tokens = 28, cell.tokens_correct = 27;
+  cell.task = "single_needle", cell.length = 4096, cell.samples = 4, cell.correct = 3, cell.generated_correct = 2, cell.tokens = 28,
+  cell.tokens_correct = 27;
   cell.recall_rows = {28, 0}, cell.recall_hits = {14, 0}, cell.seconds = 2, cell.tokens_read = 4 * 4096;
   cell.depths[9] = {4, 3};
   EvalHeader header;
@@ -289,7 +291,8 @@ TEST(EvalJson, HoldsTheSchema) {
   EXPECT_EQ(json["kind"], "eval");
   EXPECT_EQ(json["training_length"], 128);
   EXPECT_EQ(json["config"]["window"], 5);
-  for (const char* key : {"cpu", "cores", "threads", "torch", "capability", "device"}) EXPECT_TRUE(json["environment"].contains(key)) << key;
+  for (const char* key : {"cpu", "cores", "threads", "torch", "capability", "device"})
+    EXPECT_TRUE(json["environment"].contains(key)) << key;
   const auto& c = json["cells"][0];
   EXPECT_EQ(c["accuracy"], 0.75);
   EXPECT_EQ(c["generated_accuracy"], 0.5);

@@ -75,7 +75,8 @@ TEST(Invariants, TopKOfAllChunksEqualsDense) {
   EXPECT_LE(relative_rms(reader.advance(*state, tokens.narrow(1, 60, 20)), more.narrow(1, 60, 20)), 1e-5);
 }
 
-// alpha = 1: weights softmax_i(lse) make the mix of chunk softmaxes one ordinary softmax over the selected tokens, here over pages of a real memory.
+// alpha = 1: weights softmax_i(lse) make the mix of chunk softmaxes one ordinary softmax over the selected tokens, here over pages of a
+// real memory.
 TEST(Invariants, ExactMassIsMaskedSoftmaxAttention) {
   const ModelConfig config = base_config();
   ChunkMemory memory(config, 2, 0, 16);
@@ -96,7 +97,7 @@ TEST(Invariants, ExactMassIsMaskedSoftmaxAttention) {
   // Dense: every token of every chunk, those that were not selected masked.
   const at::Tensor chunk_of = at::arange(C * S).div(S, "floor");
   const at::Tensor chosen = (found.selection.index.view({2, L, 5, 1}) == chunk_of.view({1, 1, 1, -1})).any(2);  // [2,L,C*S]
-  const at::Tensor logits = at::matmul(q.transpose(1, 2), all.k.permute({0, 2, 3, 1})) / std::sqrt(8.0);          // [2,H,L,C*S]
+  const at::Tensor logits = at::matmul(q.transpose(1, 2), all.k.permute({0, 2, 3, 1})) / std::sqrt(8.0);        // [2,H,L,C*S]
   const at::Tensor masked = logits.masked_fill(chosen.logical_not().unsqueeze(1), -std::numeric_limits<double>::infinity());
   const at::Tensor want = at::matmul(masked.softmax(-1), all.v.transpose(1, 2)).transpose(1, 2);
   EXPECT_LE(relative_rms(have, want), 1e-5);

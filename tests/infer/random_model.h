@@ -5,7 +5,6 @@
 #include <ATen/TensorOperators.h>
 #include <ATen/core/grad_mode.h>
 #include <ATen/ops/empty.h>
-
 #include <fmt/format.h>
 
 #include <cmath>
@@ -21,7 +20,9 @@ namespace cairn {
 inline const bool kOneThread = (at::set_num_threads(1), true);
 
 inline ModelConfig random_config(Random& random) {
-  const auto pick = [&](std::initializer_list<int64_t> values) { return values.begin()[random.below(static_cast<int64_t>(values.size()))]; };
+  const auto pick = [&](std::initializer_list<int64_t> values) {
+    return values.begin()[random.below(static_cast<int64_t>(values.size()))];
+  };
   ModelConfig c;
   c.vocab = 29;
   c.d_model = 32;
@@ -43,12 +44,24 @@ inline ModelConfig random_config(Random& random) {
   c.retrieval_heads = random.chance(.5) ? c.memory_kv_heads : 1;
   c.landmark_norm = random.chance(.7);
   switch (random.below(6)) {
-    case 0: c.upper = {"memory"}; break;
-    case 1: c.upper = {"memory", "window"}; break;
-    case 2: c.upper = {"memory+window", "memory+window"}; break;
-    case 3: c.upper = {"window", "memory-mlp", "memory-retrieval", "window"}; break;
-    case 4: c.upper = {"memory+window-mlp", "window", "memory", "window"}; break;
-    default: c.upper = {"window", "memory", "memory+window-retrieval"}; break;
+    case 0:
+      c.upper = {"memory"};
+      break;
+    case 1:
+      c.upper = {"memory", "window"};
+      break;
+    case 2:
+      c.upper = {"memory+window", "memory+window"};
+      break;
+    case 3:
+      c.upper = {"window", "memory-mlp", "memory-retrieval", "window"};
+      break;
+    case 4:
+      c.upper = {"memory+window-mlp", "window", "memory", "window"};
+      break;
+    default:
+      c.upper = {"window", "memory", "memory+window-retrieval"};
+      break;
   }
   c.top_k = pick({1, 2, 4, 100});
   c.exclude_window = random.chance(.3);
@@ -88,13 +101,14 @@ inline std::string describe(const ModelConfig& c) {
   std::string upper;
   for (const std::string& layer : c.upper) upper += layer + " ";
   return fmt::format(
-      "W {} lower {} S {} encoder {} {} G {} Q {} upper [{}] N {} {} off {} decay {} exclude {} stride {} positions {} alpha {} beta {}", c.window,
-      c.lower_layers, c.chunk, c.encoder_layers, c.landmark, c.memory_kv_heads, c.retrieval_heads, upper, c.top_k, c.weights, c.off_by_one, c.rank_decay,
-      c.exclude_window, c.retrieval_stride, c.positions, c.alpha, c.beta);
+      "W {} lower {} S {} encoder {} {} G {} Q {} upper [{}] N {} {} off {} decay {} exclude {} stride {} positions {} alpha {} beta {}",
+      c.window, c.lower_layers, c.chunk, c.encoder_layers, c.landmark, c.memory_kv_heads, c.retrieval_heads, upper, c.top_k, c.weights,
+      c.off_by_one, c.rank_decay, c.exclude_window, c.retrieval_stride, c.positions, c.alpha, c.beta);
 }
 
 // Logits of the whole text at once, [B,L,vocab].
-inline at::Tensor forward_logits(const Model& model, const at::Tensor& tokens, at::ScalarType compute = at::kFloat, Trace* trace = nullptr) {
+inline at::Tensor forward_logits(const Model& model, const at::Tensor& tokens, at::ScalarType compute = at::kFloat,
+                                 Trace* trace = nullptr) {
   const at::NoGradGuard no_gradient;
   ForwardOptions options;
   options.alpha = model.config().alpha;

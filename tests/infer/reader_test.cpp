@@ -18,8 +18,8 @@ namespace {
 constexpr double kTolerance = 1e-5;
 constexpr int kTrials = 40;
 
-// Selection has near-ties now and then; with fp32 rounding a different choice changes logits by far more than rounding. Random weights make that rare:
-// a trial whose selections differ is counted, and the test fails when more than a few do.
+// Selection has near-ties now and then; with fp32 rounding a different choice changes logits by far more than rounding. Random weights make
+// that rare: a trial whose selections differ is counted, and the test fails when more than a few do.
 struct Setting {
   ModelConfig config;
   std::shared_ptr<const Model> model;
@@ -157,7 +157,8 @@ TEST(Reader, StreamedReadingEqualsTokensAtHand) {
   reader.read(
       *b, 50,
       [&](int64_t row, int64_t begin, std::span<int32_t> out) {
-        for (size_t i = 0; i < out.size(); ++i) out[i] = static_cast<int32_t>(s.tokens[row][begin + static_cast<int64_t>(i)].item<int64_t>());
+        for (size_t i = 0; i < out.size(); ++i)
+          out[i] = static_cast<int32_t>(s.tokens[row][begin + static_cast<int64_t>(i)].item<int64_t>());
       },
       [&](int64_t done) {
         EXPECT_GT(done, last);

@@ -1,4 +1,5 @@
-// Edits are local: overwriting tokens of a text that was read gives what a fresh read of the changed text gives (docs/algorithm.md section 4, point 3).
+// Edits are local: overwriting tokens of a text that was read gives what a fresh read of the changed text gives (docs/algorithm.md section
+// 4, point 3).
 #include <ATen/TensorOperators.h>
 #include <ATen/ops/cat.h>
 #include <ATen/ops/equal.h>
@@ -14,7 +15,8 @@ namespace {
 
 TokenFetch fetch_from(const at::Tensor& tokens, int64_t first = 0) {
   return [=](int64_t row, int64_t begin, std::span<int32_t> out) {
-    for (size_t i = 0; i < out.size(); ++i) out[i] = static_cast<int32_t>(tokens[row][begin - first + static_cast<int64_t>(i)].item<int64_t>());
+    for (size_t i = 0; i < out.size(); ++i)
+      out[i] = static_cast<int32_t>(tokens[row][begin - first + static_cast<int64_t>(i)].item<int64_t>());
   };
 }
 
@@ -33,7 +35,8 @@ TEST(Rewrite, EqualsAFreshReadAndRestoresTheBits) {
     const auto state = reader.new_reader_state(batch, first);
     reader.read(*state, text.narrow(1, 0, length));
     const auto before = state->fork();
-    const ChunkEncoding chunks = state->memory.chunks() > 0 ? state->memory.copy(state->memory.first_chunk(), state->memory.chunks()) : ChunkEncoding{};
+    const ChunkEncoding chunks =
+        state->memory.chunks() > 0 ? state->memory.copy(state->memory.first_chunk(), state->memory.chunks()) : ChunkEncoding{};
 
     // One to three edits, near the start, the end, anywhere.
     at::Tensor changed = text.clone();
@@ -46,7 +49,8 @@ TEST(Rewrite, EqualsAFreshReadAndRestoresTheBits) {
       edits.emplace_back(begin, end);
     }
     std::vector<Reader::Replaced> replaced;
-    for (const auto& [begin, end] : edits) replaced.push_back(reader.rewrite(*state, first + begin, first + end, fetch_from(changed, first)));
+    for (const auto& [begin, end] : edits)
+      replaced.push_back(reader.rewrite(*state, first + begin, first + end, fetch_from(changed, first)));
     const at::Tensor whole = forward_logits(*model, changed).narrow(1, length, tail);
     const auto asked = state->fork();
     EXPECT_LE(relative_rms(reader.advance(*asked, text.narrow(1, length, tail)), whole), 2e-5);
@@ -118,7 +122,8 @@ TEST(Decoder, RowsWithPromptsOfDifferentLengthGoInStep) {
   const auto made = generate(reader, *reader.new_reader_state(3), given, begin, end);
   EXPECT_TRUE(made[2].empty());
   for (int64_t row = 0; row < 2; ++row) {
-    const auto alone = generate(reader, *reader.new_reader_state(1), given.narrow(0, row, 1).narrow(1, 0, begin[row]), end[row] - begin[row]);
+    const auto alone =
+        generate(reader, *reader.new_reader_state(1), given.narrow(0, row, 1).narrow(1, 0, begin[row]), end[row] - begin[row]);
     EXPECT_EQ(made[row], alone[0]);
   }
 }

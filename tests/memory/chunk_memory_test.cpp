@@ -134,7 +134,8 @@ TEST(ChunkMemory, GathersEachChunkOnce) {
       expect_gathered(memory, all, at::full({batch, 2, 1, 4}, -1, at::kLong));
       // Bounded: a call that names two chunks gets two, however many there are.
       at::Tensor k, v, local;
-      memory.gather(at::where(at::arange(8).view({1, 8, 1, 1}).expand({batch, 8, 1, 1}) % 2 == 0, first_chunk + 3, first_chunk + 69), &k, &v, &local);
+      memory.gather(at::where(at::arange(8).view({1, 8, 1, 1}).expand({batch, 8, 1, 1}) % 2 == 0, first_chunk + 3, first_chunk + 69), &k,
+                    &v, &local);
       EXPECT_EQ(k.size(1), 2 * 4);
     }
   }

@@ -1,6 +1,4 @@
 // cairn eval MODEL: how often a model answers right, over tasks and lengths.
-#include "cairn/eval/evaluate.h"
-
 #include <ATen/Context.h>
 #include <ATen/Parallel.h>
 
@@ -14,6 +12,7 @@
 #include "cairn/core/progress.h"
 #include "cairn/core/safetensors.h"
 #include "cairn/eval/eval_json.h"
+#include "cairn/eval/evaluate.h"
 #include "cairn/text/token_source.h"
 
 namespace cairn {
@@ -33,7 +32,8 @@ struct Options {
 at::Device parse_device(const std::string& name) {
   if (name == "cpu") return at::kCPU;
   if (!at::globalContext().hasCUDA()) {
-    throw UserError("--device cuda: this program or this machine has no CUDA; use --device cpu, or build with `make build CUDA=1` where a GPU is");
+    throw UserError(
+        "--device cuda: this program or this machine has no CUDA; use --device cpu, or build with `make build CUDA=1` where a GPU is");
   }
   return at::Device(at::kCUDA, 0);
 }
@@ -71,7 +71,8 @@ int run(const Options& options) {
   }
   const bool own_words = tokenizer->fingerprint() == make_word_pairs_tokenizer()->fingerprint();
   if (plan.tasks.empty()) {
-    plan.tasks = own_words ? std::vector<std::string>{"word_pairs"} : std::vector<std::string>{"single_needle", "multi_query", "variable_tracking"};
+    plan.tasks =
+        own_words ? std::vector<std::string>{"word_pairs"} : std::vector<std::string>{"single_needle", "multi_query", "variable_tracking"};
   }
   std::string haystack = options.haystack;
   if (haystack.empty() && !own_words) haystack = "prose";
@@ -100,10 +101,11 @@ int run(const Options& options) {
   header.compute = reading.compute;
 
   install_stop_handler();
-  log_info("{}: {:.2f}M parameters, {} threads, {}, {}", options.model, static_cast<double>(loaded.config.parameter_count()) / 1e6, at::get_num_threads(),
-           device.str(), precision);
+  log_info("{}: {:.2f}M parameters, {} threads, {}, {}", options.model, static_cast<double>(loaded.config.parameter_count()) / 1e6,
+           at::get_num_threads(), device.str(), precision);
   check_plan(reader, tasks, plan);
-  if (!options.json.empty()) write_file(options.json, eval_json(header, loaded.config, {}));  // a path that cannot be written is refused before work
+  if (!options.json.empty())
+    write_file(options.json, eval_json(header, loaded.config, {}));  // a path that cannot be written is refused before work
   const std::vector<EvalCell> cells = evaluate(reader, tasks, *tokenizer, plan, [&](const std::vector<EvalCell>& so_far) {
     if (!options.json.empty()) write_file(options.json, eval_json(header, loaded.config, so_far));
   });
@@ -125,21 +127,25 @@ void add_eval(CLI::App& app, Action* action) {
   command->add_option("--lengths", o->lengths, "lengths in tokens, separated by commas: 4K,64K,1M")->delimiter(',')->capture_default_str();
   command->add_option("--samples", o->samples, "samples a cell")->check(CLI::Range(int64_t{1}, int64_t{1000000}))->capture_default_str();
   command->add_option("--seed", o->seed, "seed of the samples")->capture_default_str();
-  command->add_option("--haystack", o->haystack, "noise, prose, prose:SEED, text files or a token shard (default: prose; tiny word models: rivals)");
+  command->add_option("--haystack", o->haystack,
+                      "noise, prose, prose:SEED, text files or a token shard (default: prose; tiny word models: rivals)");
   command->add_option("--json", o->json, "file for the result, rewritten whole after each cell");
   command->add_option("--device", o->device, "cpu or cuda")->check(CLI::IsMember({"cpu", "cuda"}))->capture_default_str();
   command->add_option("--threads", o->threads, "threads (default: all cores)")->check(CLI::Range(1, 4096));
   command->add_option("--precision", o->precision, "fp32, bf16 or auto (fp32 on a CPU, bf16 on a GPU)")
       ->check(CLI::IsMember({"auto", "fp32", "bf16"}))
       ->capture_default_str();
-  command->add_option("--batch", o->batch, "samples read together (default: what fits and pays)")->check(CLI::Range(int64_t{1}, int64_t{65536}));
+  command->add_option("--batch", o->batch, "samples read together (default: what fits and pays)")
+      ->check(CLI::Range(int64_t{1}, int64_t{65536}));
   command->add_option("--segment", o->segment, "tokens of a reading segment, all rows together (default: by device)")
       ->check(CLI::Range(int64_t{1}, int64_t{1} << 24));
-  command->add_option("--top-k", o->top_k, "chunks a token selects (default: the model's)")->check(CLI::Range(int64_t{1}, int64_t{1} << 30));
+  command->add_option("--top-k", o->top_k, "chunks a token selects (default: the model's)")
+      ->check(CLI::Range(int64_t{1}, int64_t{1} << 30));
   command->add_option("--edits", o->edits, "read a shared window once and overwrite the needles: on, off, or auto (long cells)")
       ->check(CLI::IsMember({"on", "off", "auto"}))
       ->capture_default_str();
-  command->add_option("--training-length", o->training_length, "length the model was trained on, for the report (default: as the model says)")
+  command
+      ->add_option("--training-length", o->training_length, "length the model was trained on, for the report (default: as the model says)")
       ->check(CLI::Range(int64_t{1}, int64_t{1} << 40));
   command->add_flag("--no-floor", o->no_floor, "leave out the window-only floor");
   command->callback([o, action] { *action = [o] { return run(*o); }; });

@@ -56,7 +56,7 @@ struct Product {
   std::string name;
   int64_t rows_per_token_times_chunk;  // rows a chunk's worth of tokens gives
   int64_t in, out;
-  int64_t count;                       // times a segment
+  int64_t count;  // times a segment
 };
 
 std::vector<Product> products(const ModelConfig& c) {
@@ -184,7 +184,8 @@ int bench_read(const BenchReadOptions& o) {
   const ModelConfig config = load_config(o.model);
   config.validate();
   const int64_t element = compute == at::kBFloat16 ? 2 : 4;
-  const int64_t memory = ChunkMemory::bytes_for(config, 1, o.tokens / config.chunk, element), need = Reader::state_bytes(config, 1, o.tokens, compute);
+  const int64_t memory = ChunkMemory::bytes_for(config, 1, o.tokens / config.chunk, element),
+                need = Reader::state_bytes(config, 1, o.tokens, compute);
   if (device.is_cpu() && need + (int64_t{600} << 20) > available_memory()) {
     throw ResourceError("reading {} tokens needs {}, but only {} are available", o.tokens, format_bytes(static_cast<double>(need)),
                         format_bytes(static_cast<double>(available_memory())));
@@ -206,23 +207,36 @@ int bench_read(const BenchReadOptions& o) {
 
   std::string out;
   const auto row = [&](const char* name, const std::string& value) { out += fmt::format("{:<34}{}\n", name, value); };
-  row("model", fmt::format("{} ({:.2f}M parameters, d {}, {} lower, {} encoder)", o.model.empty() ? "7m" : o.model,
-                           static_cast<double>(config.parameter_count()) / 1e6, config.d_model, config.lower_layers, config.encoder_layers));
-  row("machine", fmt::format("{}, {} threads, {}, CPU capability {}", device.str(), at::get_num_threads(), o.precision, at::get_cpu_capability()));
+  row("model",
+      fmt::format("{} ({:.2f}M parameters, d {}, {} lower, {} encoder)", o.model.empty() ? "7m" : o.model,
+                  static_cast<double>(config.parameter_count()) / 1e6, config.d_model, config.lower_layers, config.encoder_layers));
+  row("machine",
+      fmt::format("{}, {} threads, {}, CPU capability {}", device.str(), at::get_num_threads(), o.precision, at::get_cpu_capability()));
   row("tokens", fmt::format("{} in segments of {}", o.tokens, reader.segment_tokens()));
   row("time", fmt::format("{:.2f} s, {:.0f} tokens/s", m.seconds, static_cast<double>(o.tokens) / m.seconds));
   row("work", fmt::format("{:.2f} TFLOP, {:.1f} GFLOP/s", flops / 1e12, flops / m.seconds / 1e9));
   row("product rate at its own shapes", fmt::format("{:.1f} GFLOP/s (same run)", m.rate / 1e9));
   row("time / (work / rate)", fmt::format("{:.2f} (figure: at most 1.6)", ratio));
-  row("keys, values, landmarks", fmt::format("{} (pages: {})", format_bytes(static_cast<double>(memory)), format_bytes(static_cast<double>(m.memory_bytes))));
-  row("peak memory of the process", fmt::format("{} (figure: at most {})", format_bytes(static_cast<double>(peak)), format_bytes(static_cast<double>(allowed))));
+  row("keys, values, landmarks",
+      fmt::format("{} (pages: {})", format_bytes(static_cast<double>(memory)), format_bytes(static_cast<double>(m.memory_bytes))));
+  row("peak memory of the process",
+      fmt::format("{} (figure: at most {})", format_bytes(static_cast<double>(peak)), format_bytes(static_cast<double>(allowed))));
   std::fputs(out.c_str(), stdout);
   if (!o.json.empty()) {
-    const nlohmann::ordered_json json = {{"cairn", CAIRN_VERSION},   {"kind", "bench_read"}, {"tokens", o.tokens},
-                                         {"precision", o.precision}, {"device", device.str()}, {"threads", at::get_num_threads()},
-                                         {"capability", at::get_cpu_capability()}, {"segment", reader.segment_tokens()}, {"seconds", m.seconds},
-                                         {"flops", flops},           {"product_rate", m.rate}, {"ratio", ratio},
-                                         {"memory_bytes", memory},   {"peak_bytes", peak}};
+    const nlohmann::ordered_json json = {{"cairn", CAIRN_VERSION},
+                                         {"kind", "bench_read"},
+                                         {"tokens", o.tokens},
+                                         {"precision", o.precision},
+                                         {"device", device.str()},
+                                         {"threads", at::get_num_threads()},
+                                         {"capability", at::get_cpu_capability()},
+                                         {"segment", reader.segment_tokens()},
+                                         {"seconds", m.seconds},
+                                         {"flops", flops},
+                                         {"product_rate", m.rate},
+                                         {"ratio", ratio},
+                                         {"memory_bytes", memory},
+                                         {"peak_bytes", peak}};
     write_file(o.json, json.dump(1) + "\n");
   }
   return 0;

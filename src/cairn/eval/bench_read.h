@@ -7,16 +7,17 @@
 namespace cairn {
 
 struct BenchReadOptions {
-  std::string model;             // model folder, a TOML configuration with a [model] table, or empty: the 7M preset
+  std::string model;  // model folder, a TOML configuration with a [model] table, or empty: the 7M preset
   int64_t tokens = int64_t{1} << 20;
   std::string precision = "bf16";  // fp32 | bf16
   std::string device = "cpu";
-  int threads = 0;               // 0: as they are
-  int64_t segment = 0;           // 0: the reader's own
-  std::string json;              // file for the result; empty: none
+  int threads = 0;      // 0: as they are
+  int64_t segment = 0;  // 0: the reader's own
+  std::string json;     // file for the result; empty: none
 };
 
-// Reads random tokens, prints seconds, tokens/s, FLOPs, the product rate at the reader's own shapes, their ratio and the peak memory. Returns the exit code.
+// Reads random tokens, prints seconds, tokens/s, FLOPs, the product rate at the reader's own shapes, their ratio and the peak memory.
+// Returns the exit code.
 int bench_read(const BenchReadOptions& options);
 
 }  // namespace cairn

@@ -43,7 +43,8 @@ Json cell_json(const EvalCell& cell) {
     recall.push_back(cell.recall_rows[r] > 0 ? Json(share(cell.recall_hits[r], cell.recall_rows[r])) : Json(nullptr));
   }
   for (int64_t b = 0; b < EvalCell::kBins; ++b) {
-    depths.push_back({{"low", b / 10.0}, {"high", (b + 1) / 10.0}, {"samples", cell.depths[b].samples}, {"correct", cell.depths[b].correct}});
+    depths.push_back(
+        {{"low", b / 10.0}, {"high", (b + 1) / 10.0}, {"samples", cell.depths[b].samples}, {"correct", cell.depths[b].correct}});
   }
   return {{"task", cell.task},
           {"length", cell.length},
@@ -123,19 +124,21 @@ std::string eval_json(const EvalHeader& header, const ModelConfig& config, const
 }
 
 std::string eval_table(const std::vector<EvalCell>& cells) {
-  std::string out = fmt::format("{:<20} {:>8} {:>8} {:>17} {:>10} {:>7} {:>10} {:>9} {:>10}\n", "task", "length", "right", "95 % interval", "generated",
-                                "floor", "recall", "time", "tokens/s");
+  std::string out = fmt::format("{:<20} {:>8} {:>8} {:>17} {:>10} {:>7} {:>10} {:>9} {:>10}\n", "task", "length", "right", "95 % interval",
+                                "generated", "floor", "recall", "time", "tokens/s");
   for (const EvalCell& cell : cells) {
     const Interval interval = wilson_interval(cell.correct, cell.samples);
     std::string recall;
     for (size_t r = 0; r < cell.recall_rows.size(); ++r) {
-      recall += (recall.empty() ? "" : "/") + (cell.recall_rows[r] > 0 ? fmt::format("{:.2f}", share(cell.recall_hits[r], cell.recall_rows[r])) : "-");
+      recall += (recall.empty() ? "" : "/") +
+                (cell.recall_rows[r] > 0 ? fmt::format("{:.2f}", share(cell.recall_hits[r], cell.recall_rows[r])) : "-");
     }
     out += fmt::format("{:<20} {:>8} {:>8} {:>17} {:>10} {:>7} {:>10} {:>9} {:>10.0f}\n", cell.task, format_length(cell.length),
                        fmt::format("{}/{}", cell.correct, cell.samples), fmt::format("{:.3f} .. {:.3f}", interval.low, interval.high),
                        fmt::format("{}/{}", cell.generated_correct, cell.samples),
-                       cell.floor_samples > 0 ? fmt::format("{}/{}", cell.floor_correct, cell.floor_samples) : "-", recall.empty() ? "-" : recall,
-                       format_duration(cell.seconds), cell.seconds > 0 ? static_cast<double>(cell.tokens_read) / cell.seconds : 0);
+                       cell.floor_samples > 0 ? fmt::format("{}/{}", cell.floor_correct, cell.floor_samples) : "-",
+                       recall.empty() ? "-" : recall, format_duration(cell.seconds),
+                       cell.seconds > 0 ? static_cast<double>(cell.tokens_read) / cell.seconds : 0);
   }
   return out;
 }

@@ -19,8 +19,8 @@ struct EvalHeader {
   at::ScalarType compute = at::kFloat;
 };
 
-std::string utc_now();          // "2026-11-21T22:30:00Z"
-std::string command_line();     // of this process, arguments quoted where needed
+std::string utc_now();       // "2026-11-21T22:30:00Z"
+std::string command_line();  // of this process, arguments quoted where needed
 std::string eval_json(const EvalHeader& header, const ModelConfig& config, const std::vector<EvalCell>& cells);
 std::string eval_table(const std::vector<EvalCell>& cells);
 

@@ -22,7 +22,8 @@ namespace {
 // Reading by edits pays when a window is long against what an edit re-encodes, and when several samples share it.
 constexpr int64_t kEditsFrom = 65536, kEditsSamples = 4;
 
-// Guessing values of the right form: 7 digits, first not 0; 5 letters a name, one name given by the question's form alone; one of the words.
+// Guessing values of the right form: 7 digits, first not 0; 5 letters a name, one name given by the question's form alone; one of the
+// words.
 double chance_level(const std::string& task) {
   const double number = 1.0 / 9e6, name = 1.0 / (26. * 26 * 26 * 26 * 26);
   if (task == "single_needle") return number;
@@ -40,7 +41,8 @@ int64_t longest_tail(std::span<const EvalSample> samples) {
 
 int64_t free_memory(at::Device device) {
   if (device.is_cpu()) return available_memory();
-  const auto [free, total] = at::getDeviceAllocator(device.type())->getMemoryInfo(device.has_index() ? device.index() : c10::DeviceIndex{0});
+  const auto [free, total] =
+      at::getDeviceAllocator(device.type())->getMemoryInfo(device.has_index() ? device.index() : c10::DeviceIndex{0});
   return static_cast<int64_t>(free);
 }
 
@@ -66,9 +68,11 @@ int64_t choose_batch(const Reader& reader, const EvalPlan& plan, int64_t length)
 void require_memory(const Reader& reader, int64_t rows, int64_t length) {
   const int64_t memory = state_bytes(reader, rows, length), work = working_bytes(reader), have = free_memory(reader.device());
   if (memory + work <= have) return;
-  throw ResourceError("{} x {} tokens need {} for the memory and {} to work, but only {} of {} memory are free; use shorter lengths, a smaller --batch or --precision bf16",
-                      rows, length, format_bytes(static_cast<double>(memory)), format_bytes(static_cast<double>(work)),
-                      format_bytes(static_cast<double>(have)), reader.device().is_cuda() ? "GPU" : "main");
+  throw ResourceError(
+      "{} x {} tokens need {} for the memory and {} to work, but only {} of {} memory are free; use shorter lengths, a smaller --batch or "
+      "--precision bf16",
+      rows, length, format_bytes(static_cast<double>(memory)), format_bytes(static_cast<double>(work)),
+      format_bytes(static_cast<double>(have)), reader.device().is_cuda() ? "GPU" : "main");
 }
 
 // Thrown by nothing but a stop request inside a cell; the cell is dropped.
@@ -99,7 +103,8 @@ class CellRunner {
  private:
   bool by_edits() const {
     if (plan_.edits == "off") return false;
-    const bool shared = std::all_of(samples_.begin(), samples_.end(), [&](const EvalSample& s) { return s.haystack == samples_[0].haystack; });
+    const bool shared =
+        std::all_of(samples_.begin(), samples_.end(), [&](const EvalSample& s) { return s.haystack == samples_[0].haystack; });
     if (plan_.edits == "on") return shared;
     return shared && cell_->length >= kEditsFrom && std::ssize(samples_) >= kEditsSamples;
   }
@@ -140,8 +145,8 @@ class CellRunner {
     }
   }
 
-  // docs/algorithm.md section 4, point 5: one reading of a shared window; for every sample the chunks that feel its needles are encoded again, the tail
-  // is asked, and what was there before comes back bit by bit.
+  // docs/algorithm.md section 4, point 5: one reading of a shared window; for every sample the chunks that feel its needles are encoded
+  // again, the tail is asked, and what was there before comes back bit by bit.
   void run_by_edits() {
     const int64_t before = cell_->length - longest_tail(samples_);
     int64_t longest_hay = 0, window = samples_[0].haystack_begin;
@@ -156,8 +161,8 @@ class CellRunner {
       for (const Edit& edit : sample.edits) {
         const int64_t end = std::min(edit.position + static_cast<int64_t>(std::ssize(edit.ids)), before);
         if (edit.position >= end) continue;  // inside what is asked together with the tail
-        replaced.push_back(
-            reader_.rewrite(*state, edit.position, end, [&](int64_t, int64_t begin, std::span<int32_t> out) { read_sample(sample, begin, out); }));
+        replaced.push_back(reader_.rewrite(*state, edit.position, end,
+                                           [&](int64_t, int64_t begin, std::span<int32_t> out) { read_sample(sample, begin, out); }));
         cell_->tokens_read += replaced.back().tokens;
       }
       score(*state, {&sample, 1});

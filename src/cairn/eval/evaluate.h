@@ -19,14 +19,14 @@ namespace cairn {
 
 struct EvalPlan {
   std::vector<std::string> tasks;
-  std::vector<int64_t> lengths;               // tokens, question included
+  std::vector<int64_t> lengths;  // tokens, question included
   int64_t samples = 100;
   uint64_t seed = 1;
   std::shared_ptr<const TokenSource> haystack;  // null: the task's own (word_pairs)
-  int64_t batch = 0;                          // rows read together; 0: what fits and pays
+  int64_t batch = 0;                            // rows read together; 0: what fits and pays
   bool floor = true;
-  // Read a haystack window once for all samples of a cell, overwrite the needles, ask, restore: on | off | auto (long cells). The samples of such a
-  // cell share one window; read one by one each has its own.
+  // Read a haystack window once for all samples of a cell, overwrite the needles, ask, restore: on | off | auto (long cells). The samples
+  // of such a cell share one window; read one by one each has its own.
   std::string edits = "auto";
 };
 
@@ -38,22 +38,22 @@ struct EvalCell {
   static constexpr int64_t kBins = 10;
   std::string task;
   int64_t length = 0, samples = 0, correct = 0, generated_correct = 0;
-  int64_t tokens = 0, tokens_correct = 0;      // of answers, teacher-forced
+  int64_t tokens = 0, tokens_correct = 0;  // of answers, teacher-forced
   int64_t floor_samples = 0, floor_correct = 0;
   double chance = 0;
   // Per retrieval: rows that predict an answer token with a visible source chunk, and those whose selection holds one.
   std::vector<int64_t> recall_rows, recall_hits;
-  std::array<DepthBin, kBins> depths;          // by the place of the asked needle, teacher-forced
-  double seconds = 0;                          // of reading, asking and generating; floors not counted
-  int64_t tokens_read = 0;                     // tokens that went through the lower half in that time
-  bool shared_window = false;                  // by edits of one window
+  std::array<DepthBin, kBins> depths;  // by the place of the asked needle, teacher-forced
+  double seconds = 0;                  // of reading, asking and generating; floors not counted
+  int64_t tokens_read = 0;             // tokens that went through the lower half in that time
+  bool shared_window = false;          // by edits of one window
 };
 
 // Raises UserError (unknown task, haystack too short, length too short) and ResourceError before any work.
 void check_plan(const Reader& reader, const TaskSet& tasks, const EvalPlan& plan);
 
-// Every cell in turn, shorter lengths first; `on_cell` hears the cells so far after each. Stops early, without the unfinished cell, when stop_requested().
-// The reader's memory switch is on afterwards.
+// Every cell in turn, shorter lengths first; `on_cell` hears the cells so far after each. Stops early, without the unfinished cell, when
+// stop_requested(). The reader's memory switch is on afterwards.
 std::vector<EvalCell> evaluate(Reader& reader, const TaskSet& tasks, const Tokenizer& tokenizer, const EvalPlan& plan,
                                const std::function<void(const std::vector<EvalCell>&)>& on_cell = {});
 

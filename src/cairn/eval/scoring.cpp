@@ -35,7 +35,8 @@ bool holds_references(const std::vector<int32_t>& ids, const EvalAnswer& answer,
                      [&](const std::string& reference) { return contains_case_insensitive(text, reference); });
 }
 
-// Hits of the source chunks among the selected chunks, for every answer token of one row. index: int64 [n,Q,N] of row `row`, column c = position begin + c.
+// Hits of the source chunks among the selected chunks, for every answer token of one row. index: int64 [n,Q,N] of row `row`, column c =
+// position begin + c.
 void count_recall(const EvalSample& sample, const at::Tensor& index, int64_t begin, int64_t chunk, int64_t* rows, int64_t* hits) {
   const int64_t slots = index.size(1) * index.size(2);
   const int64_t* selected = index.data_ptr<int64_t>();
@@ -57,7 +58,9 @@ void count_recall(const EvalSample& sample, const at::Tensor& index, int64_t beg
 
 }  // namespace
 
-bool contains_case_insensitive(std::string_view text, std::string_view part) { return lower_case(text).find(lower_case(part)) != std::string::npos; }
+bool contains_case_insensitive(std::string_view text, std::string_view part) {
+  return lower_case(text).find(lower_case(part)) != std::string::npos;
+}
 
 at::Tensor sample_tokens(std::span<const EvalSample> samples, int64_t begin, int64_t end, at::Device device) {
   const at::Tensor ids = at::empty({std::ssize(samples), end - begin}, at::kInt);
@@ -67,8 +70,8 @@ at::Tensor sample_tokens(std::span<const EvalSample> samples, int64_t begin, int
   return ids.to(device, at::kLong);
 }
 
-std::vector<SampleScore> score_samples(const Reader& reader, const ReaderState& state, std::span<const EvalSample> samples, const Tokenizer& tokenizer,
-                                       bool generate_answers) {
+std::vector<SampleScore> score_samples(const Reader& reader, const ReaderState& state, std::span<const EvalSample> samples,
+                                       const Tokenizer& tokenizer, bool generate_answers) {
   const at::NoGradGuard no_gradient;
   const int64_t begin = state.position(), length = samples[0].length, batch = std::ssize(samples), columns = length - begin;
   const at::Tensor tokens = sample_tokens(samples, begin, length, reader.device());
@@ -120,12 +123,14 @@ std::vector<SampleScore> score_samples(const Reader& reader, const ReaderState& 
     }
     const at::Tensor index = at::cat(pieces, 1).to(at::kCPU).contiguous();
     for (int64_t row = 0; row < batch; ++row) {
-      count_recall(samples[row], index[row], begin, reader.model().config().chunk, &scores[row].recall_rows.back(), &scores[row].recall_hits.back());
+      count_recall(samples[row], index[row], begin, reader.model().config().chunk, &scores[row].recall_rows.back(),
+                   &scores[row].recall_hits.back());
     }
   }
   if (!generate_answers) return scores;
 
-  // Generated. Where teacher forcing was right at every token of an answer, greedy generation gives those very tokens; only the others are run.
+  // Generated. Where teacher forcing was right at every token of an answer, greedy generation gives those very tokens; only the others are
+  // run.
   for (SampleScore& score : scores) score.generated = true;
   size_t most = 0;
   for (const EvalSample& sample : samples) most = std::max(most, sample.answers.size());

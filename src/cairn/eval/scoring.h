@@ -23,9 +23,10 @@ bool contains_case_insensitive(std::string_view text, std::string_view part);
 // Tokens begin .. end of the samples as int64 [B,n] on `device`.
 at::Tensor sample_tokens(std::span<const EvalSample> samples, int64_t begin, int64_t end, at::Device device);
 
-// `state` stands at position `begin` <= every first question's place; it is left as it was. generate_answers false: teacher-forced only (floors).
-std::vector<SampleScore> score_samples(const Reader& reader, const ReaderState& state, std::span<const EvalSample> samples, const Tokenizer& tokenizer,
-                                       bool generate_answers);
+// `state` stands at position `begin` <= every first question's place; it is left as it was. generate_answers false: teacher-forced only
+// (floors).
+std::vector<SampleScore> score_samples(const Reader& reader, const ReaderState& state, std::span<const EvalSample> samples,
+                                       const Tokenizer& tokenizer, bool generate_answers);
 
 void add_score(const SampleScore& score, const EvalSample& sample, EvalCell* cell);
 

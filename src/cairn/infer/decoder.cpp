@@ -14,8 +14,8 @@
 
 namespace cairn {
 
-std::vector<std::vector<int32_t>> generate(const Reader& reader, ReaderState& state, const at::Tensor& given, const std::vector<int64_t>& begin,
-                                           const std::vector<int64_t>& end) {
+std::vector<std::vector<int32_t>> generate(const Reader& reader, ReaderState& state, const at::Tensor& given,
+                                           const std::vector<int64_t>& begin, const std::vector<int64_t>& end) {
   const at::NoGradGuard no_gradient;
   const int64_t rows = given.size(0);
   CAIRN_CHECK(static_cast<int64_t>(begin.size()) == rows && begin.size() == end.size(), "{} begins, {} rows", begin.size(), rows);

@@ -16,7 +16,9 @@ class PagedAccess final : public MemoryAccess {
     return {std::move(selection), std::move(score)};
   }
 
-  void gather(const at::Tensor& index, at::Tensor* k, at::Tensor* v, at::Tensor* local_index) override { memory_.gather(index, k, v, local_index); }
+  void gather(const at::Tensor& index, at::Tensor* k, at::Tensor* v, at::Tensor* local_index) override {
+    memory_.gather(index, k, v, local_index);
+  }
 
  private:
   const ChunkMemory& memory_;

@@ -82,11 +82,13 @@ void keep_last_rows(int64_t rows, Trace* trace) {
 
 ReaderState::ReaderState(const ModelConfig& config, int64_t batch, int64_t first_position)
     : first(first_position), end(first_position), memory(config, batch, first_position / config.chunk) {
-  CAIRN_CHECK(first_position >= 0 && first_position % config.chunk == 0, "a text starts at a multiple of {}, not at {}", config.chunk, first_position);
+  CAIRN_CHECK(first_position >= 0 && first_position % config.chunk == 0, "a text starts at a multiple of {}, not at {}", config.chunk,
+              first_position);
 }
 
 int64_t ReaderState::bytes() const {
-  return memory.bytes() + cache_bytes(lower) + cache_bytes(upper) + (partial.defined() ? partial.nbytes() : 0) + (tail.defined() ? tail.nbytes() : 0);
+  return memory.bytes() + cache_bytes(lower) + cache_bytes(upper) + (partial.defined() ? partial.nbytes() : 0) +
+         (tail.defined() ? tail.nbytes() : 0);
 }
 
 std::unique_ptr<ReaderState> ReaderState::fork() const {
@@ -112,8 +114,10 @@ Reader::Reader(std::shared_ptr<const Model> model, ReaderOptions options) : mode
 int64_t Reader::state_bytes(const ModelConfig& config, int64_t batch, int64_t tokens, at::ScalarType compute) {
   const int64_t element = compute == at::kFloat ? 4 : 2, chunks = tokens / config.chunk;
   const int64_t slots = chunks + std::clamp(chunks, std::min(chunks, ChunkMemory::kSmallestPage), ChunkMemory::kLargestPage);
-  const int64_t caches = (config.lower_layers + config.upper_windows()) * 2 * (config.window - 1) * config.kv_heads * config.head_dim * element;
-  return ChunkMemory::bytes_for(config, batch, slots, element) + batch * (caches + (config.upper_reach() + config.chunk) * config.d_model * 4);
+  const int64_t caches =
+      (config.lower_layers + config.upper_windows()) * 2 * (config.window - 1) * config.kv_heads * config.head_dim * element;
+  return ChunkMemory::bytes_for(config, batch, slots, element) +
+         batch * (caches + (config.upper_reach() + config.chunk) * config.d_model * 4);
 }
 
 at::Device Reader::device() const { return model_->parameters()->flat().device(); }
@@ -175,7 +179,8 @@ void Reader::read(State& state, const at::Tensor& tokens) const {
 
 void Reader::read(ReaderState& state, int64_t count, const TokenFetch& fetch, const std::function<bool(int64_t)>& progress) const {
   const int64_t start = state.end;
-  read_blocks(state, count, [&](int64_t begin, int64_t n) { return fetch_tokens(state.batch(), start + begin, n, fetch); }, progress);
+  read_blocks(
+      state, count, [&](int64_t begin, int64_t n) { return fetch_tokens(state.batch(), start + begin, n, fetch); }, progress);
 }
 
 at::Tensor Reader::fetch_tokens(int64_t batch, int64_t begin, int64_t count, const TokenFetch& fetch) const {
@@ -197,7 +202,8 @@ at::Tensor Reader::hidden_of(ReaderState& state, const at::Tensor& tokens, Trace
   PagedAccess access(state.memory);
   MemoryAccess* memory = use_memory_ ? &access : nullptr;
   Trace all;
-  const at::Tensor hidden = model_->upper(x, state.end - x.size(1), memory, &state.upper, forward_options(), trace != nullptr ? &all : nullptr);
+  const at::Tensor hidden =
+      model_->upper(x, state.end - x.size(1), memory, &state.upper, forward_options(), trace != nullptr ? &all : nullptr);
   state.upper_valid = true;
   state.upper_with_memory = use_memory_;
   if (trace != nullptr && !all.retrievals.empty()) {
@@ -207,7 +213,9 @@ at::Tensor Reader::hidden_of(ReaderState& state, const at::Tensor& tokens, Trace
   return hidden.narrow(1, hidden.size(1) - n, n);
 }
 
-at::Tensor Reader::advance(State& state, const at::Tensor& tokens, Trace* trace) const { return advance_last(state, tokens, tokens.size(1), trace); }
+at::Tensor Reader::advance(State& state, const at::Tensor& tokens, Trace* trace) const {
+  return advance_last(state, tokens, tokens.size(1), trace);
+}
 
 at::Tensor Reader::advance_last(State& state, const at::Tensor& tokens, int64_t rows, Trace* trace) const {
   const at::NoGradGuard no_gradient;
@@ -235,7 +243,8 @@ Reader::Replaced Reader::rewrite(ReaderState& state, int64_t begin, int64_t end,
   const int64_t touched_end = std::min(end + far, state.end);  // states from here on are as they were
   // Complete chunks that hold a touched token.
   const int64_t first_chunk = begin / chunk, end_chunk = std::min((touched_end + chunk - 1) / chunk, state.end / chunk);
-  // What the state keeps of the end of the text: midpoint states of the tail and of the incomplete chunk, keys and values of the last W-1 tokens.
+  // What the state keeps of the end of the text: midpoint states of the tail and of the incomplete chunk, keys and values of the last W-1
+  // tokens.
   const int64_t kept = std::min({state.end - width(state.tail), state.end - width(state.partial), state.end - (config.window - 1)});
   replaced.end_touched = touched_end > kept;
   const int64_t wanted = std::min(first_chunk * chunk, replaced.end_touched ? std::max(kept, state.first) : state.end);
@@ -254,7 +263,8 @@ Reader::Replaced Reader::rewrite(ReaderState& state, int64_t begin, int64_t end,
   if (end_chunk > first_chunk) {
     replaced.first_chunk = first_chunk;
     replaced.chunks = state.memory.copy(first_chunk, end_chunk - first_chunk);
-    state.memory.overwrite(first_chunk, model_->encode_chunks(x.narrow(1, first_chunk * chunk - start, (end_chunk - first_chunk) * chunk), options_.compute));
+    state.memory.overwrite(
+        first_chunk, model_->encode_chunks(x.narrow(1, first_chunk * chunk - start, (end_chunk - first_chunk) * chunk), options_.compute));
   }
   if (replaced.end_touched) {
     replaced.lower = std::exchange(state.lower, caches);

@@ -1,12 +1,13 @@
 // The memory model behind the LanguageModel interface: reading, asking, decoding (docs/algorithm.md section 4).
 //
 //   read     lower half and chunk encoder only, segment by segment: nothing grows but the memory
-//   advance  exact logits of the new tokens. The upper half runs over the tail (the midpoint states of the last upper_reach() tokens) and the new tokens; after
+//   advance  exact logits of the new tokens. The upper half runs over the tail (the midpoint states of the last upper_reach() tokens) and
+//   the new tokens; after
 //            that its own window caches are valid and further tokens cost one step each
 //   rewrite  tokens inside what was read have changed: only the chunks that can feel it are encoded again
 //
-// Token t sees chunk i iff t >= (i+1) S. Chunks completed by the new tokens enter the memory before the upper half runs; absolute positions keep them
-// from the rows in front of their end.
+// Token t sees chunk i iff t >= (i+1) S. Chunks completed by the new tokens enter the memory before the upper half runs; absolute positions
+// keep them from the rows in front of their end.
 #pragma once
 
 #include <ATen/core/Tensor.h>
@@ -23,24 +24,26 @@
 
 namespace cairn {
 
-// Everything that reading holds. Tensors are replaced, never written in place (the memory's pages excepted), so copies of the small ones are cheap.
+// Everything that reading holds. Tensors are replaced, never written in place (the memory's pages excepted), so copies of the small ones
+// are cheap.
 struct ReaderState final : State {
   ReaderState(const ModelConfig& config, int64_t batch, int64_t first_position);
   int64_t position() const override { return end; }
   int64_t bytes() const override;
   int64_t batch() const { return memory.batch(); }
 
-  // A state that goes on from here on its own while this one stays as it is; the memory read so far is shared. Do not rewrite() either while both live.
+  // A state that goes on from here on its own while this one stays as it is; the memory read so far is shared. Do not rewrite() either
+  // while both live.
   std::unique_ptr<ReaderState> fork() const;
   // Row `row` alone, in the same way.
   std::unique_ptr<ReaderState> row(int64_t row) const;
 
-  int64_t first = 0;                     // absolute position of the first token, a multiple of S
-  int64_t end = 0;                       // absolute position of the next token
-  std::vector<WindowCache> lower;        // last W-1 rotated keys and values of each lower layer
-  at::Tensor partial;                    // [B,p,d] fp32 midpoint states of the incomplete chunk, p < S
-  at::Tensor tail;                       // [B,<= upper_reach,d] fp32 midpoint states of the last tokens
-  std::vector<WindowCache> upper;        // of the upper half; meaningful when upper_valid
+  int64_t first = 0;               // absolute position of the first token, a multiple of S
+  int64_t end = 0;                 // absolute position of the next token
+  std::vector<WindowCache> lower;  // last W-1 rotated keys and values of each lower layer
+  at::Tensor partial;              // [B,p,d] fp32 midpoint states of the incomplete chunk, p < S
+  at::Tensor tail;                 // [B,<= upper_reach,d] fp32 midpoint states of the last tokens
+  std::vector<WindowCache> upper;  // of the upper half; meaningful when upper_valid
   bool upper_valid = false, upper_with_memory = true;
   ChunkMemory memory;
 };
@@ -63,8 +66,8 @@ class Reader final : public LanguageModel {
   std::unique_ptr<ReaderState> new_reader_state(int64_t batch, int64_t first_position = 0) const;
 
   void read(State& state, const at::Tensor& tokens) const override;
-  // Reads `count` tokens a row from `fetch`; `progress` (may be empty) hears the tokens a row done so far, after each segment, and stops the reading by
-  // returning false.
+  // Reads `count` tokens a row from `fetch`; `progress` (may be empty) hears the tokens a row done so far, after each segment, and stops
+  // the reading by returning false.
   void read(ReaderState& state, int64_t count, const TokenFetch& fetch, const std::function<bool(int64_t)>& progress = {}) const;
 
   at::Tensor advance(State& state, const at::Tensor& tokens, Trace* trace = nullptr) const override;
@@ -74,14 +77,14 @@ class Reader final : public LanguageModel {
   // What rewrite() replaced.
   struct Replaced {
     int64_t first_chunk = 0;
-    ChunkEncoding chunks;                // undefined tensors: no complete chunk was touched
-    int64_t tokens = 0;                  // tokens a row that went through the lower half for it
-    bool end_touched = false;            // the fields below are set
+    ChunkEncoding chunks;      // undefined tensors: no complete chunk was touched
+    int64_t tokens = 0;        // tokens a row that went through the lower half for it
+    bool end_touched = false;  // the fields below are set
     std::vector<WindowCache> lower;
     at::Tensor partial, tail;
   };
-  // Tokens begin .. end (absolute, begin < end <= position) changed; `fetch` gives the text as it is now. Afterwards the state equals that of a fresh
-  // read up to rounding; the upper caches are invalid.
+  // Tokens begin .. end (absolute, begin < end <= position) changed; `fetch` gives the text as it is now. Afterwards the state equals that
+  // of a fresh read up to rounding; the upper caches are invalid.
   Replaced rewrite(ReaderState& state, int64_t begin, int64_t end, const TokenFetch& fetch) const;
   // Undoes rewrites in the reverse order, bit by bit.
   void restore(ReaderState& state, const Replaced& replaced) const;

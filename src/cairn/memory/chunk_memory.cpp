@@ -45,7 +45,8 @@ template <typename F>
 void ChunkMemory::for_pieces(int64_t first, int64_t count, F f) const {
   CAIRN_CHECK(first >= 0 && count >= 0 && first + count <= chunks_, "chunks {} .. {} of {}", first, first + count, chunks_);
   // Pages are few and sorted: the one that holds `first` is the last that begins at or before it.
-  size_t p = std::upper_bound(pages_.begin(), pages_.end(), first, [](int64_t n, const Page& page) { return n < page.begin; }) - pages_.begin();
+  size_t p =
+      std::upper_bound(pages_.begin(), pages_.end(), first, [](int64_t n, const Page& page) { return n < page.begin; }) - pages_.begin();
   if (p > 0) --p;
   for (int64_t done = 0; done < count; ++p) {
     const Page& page = pages_[p];
@@ -151,7 +152,8 @@ Selection ChunkMemory::select(const at::Tensor& rq, int64_t top_k, Visibility vi
   std::vector<at::Tensor> landmarks;
   for (const Page& page : pages_) landmarks.push_back(page.landmarks.narrow(1, 0, page.used));
   visibility.first_chunk = first_chunk_;
-  Selection selection = landmarks.size() == 1 ? select_chunks(rq, landmarks[0], n, visibility) : select_chunks(rq, landmarks, n, visibility);
+  Selection selection =
+      landmarks.size() == 1 ? select_chunks(rq, landmarks[0], n, visibility) : select_chunks(rq, landmarks, n, visibility);
   if (first_chunk_ != 0) selection.index = at::where(selection.index >= 0, selection.index + first_chunk_, selection.index);
   return selection;
 }

@@ -2,8 +2,9 @@
 //
 //   page j:  landmarks [B,P_j,Q,Dr]   keys, values [B,P_j,S,G,D]      P_j chunks, of which the first `used` are filled
 //
-// Pages start small and double up to a limit, so a short text holds little and a long one wastes at most one page. Chunk numbers are absolute
-// (64-bit): the first chunk of the memory has the number first_chunk(). Rows of a batch have equal length. Nothing here needs gradients.
+// Pages start small and double up to a limit, so a short text holds little and a long one wastes at most one page. Chunk numbers are
+// absolute (64-bit): the first chunk of the memory has the number first_chunk(). Rows of a batch have equal length. Nothing here needs
+// gradients.
 #pragma once
 
 #include <ATen/core/Tensor.h>
@@ -25,10 +26,10 @@ class ChunkMemory {
   ChunkMemory(const ModelConfig& config, int64_t batch, int64_t first_chunk = 0, int64_t largest_page = kLargestPage);
 
   int64_t batch() const { return batch_; }
-  int64_t chunks() const { return chunks_; }                // complete chunks held
-  int64_t first_chunk() const { return first_chunk_; }      // absolute number of the first one
+  int64_t chunks() const { return chunks_; }            // complete chunks held
+  int64_t first_chunk() const { return first_chunk_; }  // absolute number of the first one
   int64_t end_chunk() const { return first_chunk_ + chunks_; }
-  int64_t bytes() const;                                    // allocated, unused slots of the last page included
+  int64_t bytes() const;  // allocated, unused slots of the last page included
   int64_t pages() const { return static_cast<int64_t>(pages_.size()); }
   // What `chunks` chunks of a batch take, without the slack of the last page. element: bytes of one number.
   static int64_t bytes_for(const ModelConfig& config, int64_t batch, int64_t chunks, int64_t element);
@@ -41,27 +42,27 @@ class ChunkMemory {
   ChunkEncoding copy(int64_t first, int64_t count) const;
   void overwrite(int64_t first, const ChunkEncoding& encoding);
 
-  // The memory of row `row` alone, sharing storage with this one. Its pages are sealed: what it appends goes to pages of its own; overwrite() on
-  // either changes both.
+  // The memory of row `row` alone, sharing storage with this one. Its pages are sealed: what it appends goes to pages of its own;
+  // overwrite() on either changes both.
   ChunkMemory row(int64_t row) const;
   // All rows, sharing storage in the same way.
   ChunkMemory share() const;
 
-  // The top_k visible chunks by score for queries rq [B,L,Q,Dr]; visibility carries the position of row 0, its first_chunk is filled in here.
-  // index holds absolute numbers, [B,L,Q,N] with N = min(top_k, chunks()), so N may be 0.
+  // The top_k visible chunks by score for queries rq [B,L,Q,Dr]; visibility carries the position of row 0, its first_chunk is filled in
+  // here. index holds absolute numbers, [B,L,Q,N] with N = min(top_k, chunks()), so N may be 0.
   Selection select(const at::Tensor& rq, int64_t top_k, Visibility visibility) const;
 
-  // Keys and values [B,U*S,G,D] that hold every chunk named in `index` (absolute numbers, -1 unused, [B,...]) and `index` renumbered into them.
-  // With one page: the page itself, nothing is copied. Else U = the largest number of different chunks that a row names.
+  // Keys and values [B,U*S,G,D] that hold every chunk named in `index` (absolute numbers, -1 unused, [B,...]) and `index` renumbered into
+  // them. With one page: the page itself, nothing is copied. Else U = the largest number of different chunks that a row names.
   void gather(const at::Tensor& index, at::Tensor* k, at::Tensor* v, at::Tensor* renumbered) const;
 
  private:
   struct Page {
     at::Tensor landmarks, k, v;
-    int64_t begin = 0;     // chunks before this page
+    int64_t begin = 0;  // chunks before this page
     int64_t used = 0;
     int64_t capacity = 0;
-    bool sealed = false;   // shares storage with another memory: no chunk is added to it
+    bool sealed = false;  // shares storage with another memory: no chunk is added to it
   };
   // Calls f(page, offset in page, offset in range, count) for the pieces of chunks first .. first + count (numbers from 0).
   template <typename F>
