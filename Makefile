@@ -6,6 +6,8 @@ CUDA ?= 0
 JOBS ?= $(shell nproc)
 BUILD := $(if $(filter 1,$(CUDA)),build/cuda,build)
 export CAIRN_TORCH
+# Waiting threads sleep: spinning ones cost a shared machine most of its time and win little on a quiet one.
+export OMP_WAIT_POLICY ?= passive
 .DEFAULT_GOAL := help
 .PHONY: help setup configure build demo test bench lint format bundle clean
 

@@ -31,7 +31,6 @@ TEST(Program, HelpAndVersion) {
   const Said help = run_program("--help");
   EXPECT_EQ(help.code, 0);
   for (const char* command : {"train", "eval", "report", "demo", "tokenizer", "shard", "check", "bench", "config", "info", "doctor"}) {
-    if (command == std::string("demo") && !fs::exists(fs::path(CAIRN_SOURCE_DIR) / "src/cairn/cli/demo.cpp")) continue;  // as main.cpp does
     EXPECT_THAT(help.out, HasSubstr(std::string("\n  ") + command + " "));
     const Said said = run_program(std::string(command) + " --help");
     EXPECT_EQ(said.code, 0) << command;

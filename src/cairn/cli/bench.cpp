@@ -162,7 +162,8 @@ void add_bench(CLI::App& app, Action* action) {
   ops->add_option("--top-k", o->top_k, "Chunks a token N")->check(CLI::Range(1, 4096))->capture_default_str();
   ops->callback([o, action] { *action = [o] { return bench_ops(*o); }; });
 
-  CLI::App* read = bench->add_subcommand("read", "Reading a text (lower half and chunk encoder), against the rate of its own matrix products");
+  CLI::App* read =
+      bench->add_subcommand("read", "Reading a text (lower half and chunk encoder), against the rate of its own matrix products");
   const auto r = std::make_shared<BenchReadOptions>();
   const auto length = std::make_shared<std::string>("1M");
   read->add_option("MODEL", r->model, "Model folder, or 7m: the preset with random weights (default)");
@@ -170,7 +171,8 @@ void add_bench(CLI::App& app, Action* action) {
   read->add_option("--precision", r->precision, "bf16 or fp32")->check(CLI::IsMember({"bf16", "fp32"}))->capture_default_str();
   read->add_option("--device", r->device, "cpu or cuda")->check(CLI::IsMember({"cpu", "cuda"}))->capture_default_str();
   read->add_option("--threads", r->threads, "Threads (0: as many as LibTorch takes)")->check(CLI::Range(0, 1024))->capture_default_str();
-  read->add_option("--segment", r->segment, "Tokens of a segment (default: the reader's own)")->check(CLI::Range(int64_t{1}, int64_t{1} << 24));
+  read->add_option("--segment", r->segment, "Tokens of a segment (default: the reader's own)")
+      ->check(CLI::Range(int64_t{1}, int64_t{1} << 24));
   read->add_option("--json", r->json, "Also write the result as JSON to this file");
   read->callback([r, length, action] {
     *action = [r, length] {

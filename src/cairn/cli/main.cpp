@@ -16,9 +16,7 @@ namespace cairn {
 namespace {
 
 void add_commands(CLI::App& app, Action* action) {
-#ifdef CAIRN_HAVE_DEMO
   add_demo(app, action);
-#endif
   add_tokenizer(app, action);
   add_shard(app, action);
   add_train(app, action);

@@ -12,8 +12,8 @@
 namespace cairn {
 namespace {
 
-constexpr std::string_view kMarks[] = {"the", "is", ".", "ask", "?"};
-constexpr int32_t kThe = 1, kIs = 2, kPeriod = 3, kAsk = 4, kQuestionMark = 5, kFirstFiller = 6;
+constexpr std::string_view kMarks[] = {"is", "ask"};
+constexpr int32_t kIs = 1, kAsk = 2, kFirstFiller = 3;
 constexpr std::string_view kFillers[] = {"and",    "then", "some",  "very", "with", "from",   "into", "over",  "under", "again", "here",
                                          "there",  "soon", "often", "only", "just", "still",  "also", "while", "when",  "where", "after",
                                          "before", "near", "far",   "up",   "off",  "around", "once", "now",   "yet",   "so"};
@@ -34,13 +34,13 @@ static_assert(std::size(kPairWords) == WordPairs::kWords);
 int32_t word_id(int64_t index) { return kFirstWord + static_cast<int32_t>(index); }
 int32_t filler(Random& random) { return kFirstFiller + static_cast<int32_t>(random.below(kFillerCount)); }
 
-Ids statement(int64_t key, int64_t value) { return {kThe, word_id(key), kIs, word_id(value), kPeriod}; }
-constexpr int64_t kValueToken = 3;  // of a statement
+Ids statement(int64_t key, int64_t value) { return {word_id(key), kIs, word_id(value)}; }
+constexpr int64_t kValueToken = 2;  // of a statement
 
 Question question(int64_t key, int64_t value) {
   Question result;
-  result.ids = {kAsk, word_id(key), kQuestionMark, word_id(value)};
-  result.answer_begin = 3;
+  result.ids = {kAsk, word_id(key), word_id(value)};
+  result.answer_begin = 2;
   result.references = {std::string(WordPairs::word(value))};
   return result;
 }

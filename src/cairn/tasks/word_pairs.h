@@ -1,6 +1,8 @@
 // The task of tiny models: one-token keys and values among rivals, in a vocabulary of its own.
 //
-//   statement   the amber is river .      question   ask amber ? river
+//   statement   amber is river      question   ask amber river
+//
+// The key is the last token before the answer: the row that predicts the value stands on the word it must look for.
 //
 // Around them stand filler words in random order. Pairs whose "key value" is_held_out() are asked in evaluation only.
 #pragma once
@@ -22,8 +24,8 @@ namespace cairn {
 class WordPairs {
  public:
   static constexpr int64_t kWords = 128;          // words that are keys and values
-  static constexpr int64_t kStatement = 5;        // tokens of a statement
-  static constexpr int64_t kQuestion = 4;         // tokens of a question with its answer
+  static constexpr int64_t kStatement = 3;        // tokens of a statement
+  static constexpr int64_t kQuestion = 3;         // tokens of a question with its answer
   static constexpr int64_t kBlock = 128;          // the evaluation haystack has `needles` rivals in each block of this many tokens
   static constexpr int64_t kMaximumNeedles = 16;  // a sequence
 

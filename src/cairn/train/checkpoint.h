@@ -25,6 +25,7 @@ struct RunState {
   double seconds = 0;    // of training, over all starts
   std::string schedule;  // Schedule::to_json()
   Metrics::Sizes metrics;
+  int64_t training_length = 0;  // tokens of the longest sequence of the schedule; goes with the weights, so that evaluations can name it
 };
 
 // Writes RUN/checkpoints/step-N, turns RUN/model to it and removes what need not be kept. ResourceError if it cannot be written (a full

@@ -152,6 +152,7 @@ TrainResult train(const TrainConfig& config, const TrainRun& run) {
     journal.sync();
     state.schedule = schedule.to_json();
     state.metrics = journal.sizes();
+    state.training_length = config.longest();
     save_checkpoint(run.folder, state, model_now(config, moment), parameters, optimizer, *materials.tokenizer);
     prune_checkpoints(run.folder, options.keep_last, options.keep_every);
   };
