@@ -59,8 +59,9 @@ std::string state_json(const RunState& state) {
 
 void write_all(const fs::path& folder, const RunState& state, const ModelConfig& model, const Parameters& parameters,
                const Optimizer& optimizer, const Tokenizer& tokenizer) {
-  save_weights(folder / "model.safetensors", parameters, at::kFloat,
-               {{"format", "cairn.model"}, {"step", std::to_string(state.step)}, {"training_length", std::to_string(state.training_length)}});
+  save_weights(
+      folder / "model.safetensors", parameters, at::kFloat,
+      {{"format", "cairn.model"}, {"step", std::to_string(state.step)}, {"training_length", std::to_string(state.training_length)}});
   write_file(folder / "config.json", model.to_json());
   write_file(folder / "tokenizer.model", tokenizer.serialized());
   optimizer.save(folder / "optimizer.safetensors");
