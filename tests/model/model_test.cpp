@@ -126,7 +126,8 @@ TEST(Model, NAtLeastCEqualsAnyLargerN) {
   EXPECT_TRUE(run(model, tokens, a).equal(run(model, tokens, b)));
 }
 
-// Every gradient of the whole model, with all three losses, by central differences in fp64.
+// Gradients of the whole model with cross-entropy and route loss, by central differences in fp64, exact-mass weights included.
+// (Distillation's target is detached by design; the oracle checks its gradient.)
 TEST(Model, GradientsByFiniteDifferences) {
   for (uint64_t seed = 0; seed < 10; ++seed) {
     Random random(seed, 8);
@@ -148,17 +149,15 @@ TEST(Model, GradientsByFiniteDifferences) {
     const auto world = World::single();
     const auto loss_of = [&] {
       ForwardOptions options = options_of(config, at::kDouble);
-      options.want_mass = warm_up;
       const ForwardResult forward = model.forward(input, options);
       at::Tensor loss = token_loss(forward.hidden, (*parameters)["embed.weight"], target, weight, *world).loss;
       loss = loss + 0.3 * route_loss(forward.trace, source, weight, config.chunk, world);
-      if (warm_up) loss = loss + 0.1 * distillation_loss(forward.trace, config.chunk, *world);
       return loss;
     };
     parameters->enable_gradients();
     loss_of().backward();
     const at::NoGradGuard no_gradient;
-    for (int i = 0; i < 40; ++i) {
+    for (int i = 0; i < 25; ++i) {
       const ParameterInfo& info = parameters->infos()[random.below(static_cast<int64_t>(parameters->infos().size()))];
       const at::Tensor values = (*parameters)[info.name].view({-1});
       const int64_t j = random.below(values.numel());
@@ -169,8 +168,6 @@ TEST(Model, GradientsByFiniteDifferences) {
       const double down = loss_of().item<double>();
       values[j] = start;
       const double numeric = (up - down) / (2 * step), ours = (*parameters)[info.name].grad().view({-1})[j].item<double>();
-      // Distillation's target is detached, so its part of d/d(keys, queries) is left out by design.
-      if (warm_up) continue;
       EXPECT_NEAR(ours, numeric, 1e-6 + 1e-5 * std::abs(numeric)) << info.name << "[" << j << "] " << config.to_json();
     }
   }

@@ -45,11 +45,13 @@ Question question(int64_t key, int64_t value) {
   return result;
 }
 
+int64_t any_value(Random& random) { return WordPairs::kKeys + random.below(WordPairs::kWords - WordPairs::kKeys); }
+
 // A value that training may show with `key`.
 int64_t draw_value(Random& random, int64_t key) {
   for (;;) {
-    const int64_t value = random.below(WordPairs::kWords);
-    if (value != key && !WordPairs::held_out(key, value)) return value;
+    const int64_t value = any_value(random);
+    if (!WordPairs::held_out(key, value)) return value;
   }
 }
 
@@ -80,11 +82,9 @@ class Rivals : public TokenSource {
     for (int64_t i = 0; i < needles_; ++i) places[i] = random.below(WordPairs::kBlock - needles_ * WordPairs::kStatement + 1);
     std::sort(places.begin(), places.begin() + needles_);
     for (int64_t i = 0; i < needles_; ++i) {
-      int64_t key = random.below(WordPairs::kWords - 1);
+      int64_t key = random.below(WordPairs::kKeys - 1);
       if (key >= excluded_) ++key;
-      int64_t value = random.below(WordPairs::kWords - 1);
-      if (value >= key) ++value;
-      const Ids ids = statement(key, value);
+      const Ids ids = statement(key, any_value(random));
       std::copy(ids.begin(), ids.end(), block->begin() + places[i] + i * WordPairs::kStatement);
     }
   }
@@ -117,7 +117,7 @@ bool WordPairs::held_out(int64_t key, int64_t value) {
 }
 
 std::shared_ptr<const TokenSource> WordPairs::rivals(uint64_t key, int64_t needles, int64_t excluded) {
-  CAIRN_CHECK(needles >= 0 && needles <= kMaximumNeedles && excluded >= 0 && excluded < kWords, "{} needles, word {}", needles, excluded);
+  CAIRN_CHECK(needles >= 0 && needles <= kMaximumNeedles && excluded >= 0 && excluded < kKeys, "{} needles, key {}", needles, excluded);
   return std::make_shared<Rivals>(key, needles, excluded);
 }
 
@@ -130,7 +130,7 @@ void WordPairs::training_sample(Random& random, int64_t length, double answer_we
   }
   Weaver weaver;
   std::vector<Question> last;
-  const std::vector<int64_t> keys = random.choose(kWords, needles_);
+  const std::vector<int64_t> keys = random.choose(kKeys, needles_);
   for (int64_t i = 0; i < needles_; ++i) {
     const int64_t value = draw_value(random, keys[i]);
     Question asked = question(keys[i], value);
@@ -161,9 +161,9 @@ void WordPairs::eval_sample(Random& random, int64_t stratum, int64_t strata, int
   // Both drawn until the pair is held out: some keys have no held-out value at all.
   int64_t key = 0, value = 0;
   do {
-    key = random.below(kWords);
-    value = random.below(kWords);
-  } while (value == key || !held_out(key, value));
+    key = random.below(kKeys);
+    value = any_value(random);
+  } while (!held_out(key, value));
   Question asked = question(key, value);
   const uint64_t haystack_key = random.next();
   sample->length = length;

@@ -23,7 +23,8 @@ namespace cairn {
 
 class WordPairs {
  public:
-  static constexpr int64_t kWords = 128;          // words that are keys and values
+  static constexpr int64_t kWords = 128;          // words that are keys or values
+  static constexpr int64_t kKeys = 64;            // the first so many are keys, the others values
   static constexpr int64_t kStatement = 3;        // tokens of a statement
   static constexpr int64_t kQuestion = 3;         // tokens of a question with its answer
   static constexpr int64_t kBlock = 128;          // the evaluation haystack has `needles` rivals in each block of this many tokens
