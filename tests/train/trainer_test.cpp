@@ -119,7 +119,7 @@ TEST(Trainer, LogGoesBackToTheCheckpoint) {
 
 TEST(Trainer, LossFallsAndTheModelFolderIsComplete) {
   TrainConfig config = testing::tiny_config();
-  config.train.tokens = 512 * 80;
+  config.train.tokens = 512 * 240;
   config.train.precision = "bf16";
   testing::TemporaryFolder folder;
   const TrainResult result = train(config, quiet_run(folder.path()));
