@@ -137,9 +137,12 @@ void WordPairs::training_sample(Random& random, int64_t length, double answer_we
     asked.stated = {{i, kValueToken, -1}};
     const double place = random.uniform();
     weaver.add_statement(place, statement(keys[i], value));
-    // Half of the questions stand somewhere behind their statement (answers are then spread over the sequence), half at the end.
-    if (random.chance(0.5)) {
-      weaver.add_question(place + (1 - place) * random.uniform(), std::move(asked), 0);
+    // A quarter of the questions stand close behind their statement, which is then often not yet in a complete chunk: window attention must
+    // learn to answer those. A quarter stand anywhere behind it, half at the end.
+    const double kind = random.uniform();
+    if (kind < 0.5) {
+      const double behind = (kind < 0.25 ? 0.15 : 1.0) * random.uniform();
+      weaver.add_question(place + (1 - place) * behind, std::move(asked), 0);
     } else {
       last.push_back(std::move(asked));
     }
