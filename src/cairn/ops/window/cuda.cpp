@@ -83,7 +83,7 @@ at::Tensor flash_attention(const at::Tensor& q, const at::Tensor& k, const at::T
 at::Tensor window_attention_blocks(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v, int64_t window,
                                    const at::Tensor& slopes) {
   const int64_t queries = q.size(1), history = k.size(1) - queries;
-  if (queries <= kQueryBlock && history < window) return window_attention_reference(q, k, v, window, slopes);
+  if (queries == 0 || (queries <= kQueryBlock && history < window)) return window_attention_reference(q, k, v, window, slopes);
   std::vector<at::Tensor> parts;
   for (int64_t t = 0; t < queries; t += kQueryBlock) {
     const int64_t n = std::min(kQueryBlock, queries - t);
