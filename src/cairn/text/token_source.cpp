@@ -5,6 +5,7 @@
 
 #include "cairn/core/error.h"
 #include "cairn/text/shards.h"
+#include "cairn/text/text_parts.h"
 #include "cairn/text/utf8.h"
 
 namespace cairn {
@@ -54,15 +55,10 @@ class RepeatedSource : public TokenSource {
   std::string name_;
 };
 
-std::vector<int32_t> separator_of(const Tokenizer& tokenizer) {
-  // A word list knows no line ends: its documents follow each other directly.
-  return tokenizer.kind() == "words" ? std::vector<int32_t>() : tokenizer.encode("\n\n");
-}
-
 // Documents of a shard with a separator between each two; document d begins at shard.document_begin(d) + d * separator.
 class ShardSource : public TokenSource {
  public:
-  ShardSource(const fs::path& path, const Tokenizer& tokenizer) : shard_(path), separator_(separator_of(tokenizer)) {
+  ShardSource(const fs::path& path, const Tokenizer& tokenizer) : shard_(path), separator_(document_separator(tokenizer)) {
     if (shard_.tokenizer_fingerprint() != tokenizer.fingerprint() || shard_.vocab_size() != tokenizer.vocab_size())
       throw UserError(
           "token shard {} was written with another tokenizer (fingerprint {}, vocabulary {}; now {}, {}): write it again with `cairn shard "
@@ -120,7 +116,7 @@ std::shared_ptr<const TokenSource> read_text_file(const fs::path& path, const To
   const std::string text = read_file(path, std::max<int64_t>(bytes, 1));
   require_utf8(text, path.string());
   std::vector<int32_t> tokens;
-  const auto separator = separator_of(tokenizer);
+  const auto separator = document_separator(tokenizer);
   for (size_t at = 0; at < text.size();) {
     const size_t end = std::min(text.find('\0', at), text.size());
     if (end > at) {
