@@ -107,6 +107,23 @@ std::unique_ptr<ReaderState> ReaderState::row(int64_t row) const {
   return one;
 }
 
+std::unique_ptr<ReaderState> ReaderState::expand(int64_t rows) const {
+  auto all = std::make_unique<ReaderState>(*this);
+  all->memory = memory.expand(rows);
+  const auto widen_rows = [rows](at::Tensor& x) {
+    if (!x.defined()) return;
+    std::vector<int64_t> sizes(x.sizes().begin(), x.sizes().end());
+    sizes[0] = rows;
+    x = x.expand(sizes);
+  };
+  for (auto* caches : {&all->lower, &all->upper}) {
+    for (WindowCache& cache : *caches) widen_rows(cache.k), widen_rows(cache.v);
+  }
+  widen_rows(all->partial);
+  widen_rows(all->tail);
+  return all;
+}
+
 Reader::Reader(std::shared_ptr<const Model> model, ReaderOptions options) : model_(std::move(model)), options_(options) {
   CAIRN_CHECK(options_.compute == at::kFloat || options_.compute == at::kBFloat16, "compute dtype");
 }
@@ -234,6 +251,54 @@ at::Tensor Reader::advance_last(State& state, const at::Tensor& tokens, int64_t 
   return logits.size() == 1 ? logits[0] : at::cat(logits, 1);
 }
 
+at::Tensor Reader::lower_states(int64_t batch, int64_t start, int64_t stop, const TokenFetch& fetch,
+                                std::vector<WindowCache>* caches) const {
+  const int64_t block = std::max<int64_t>(model_->config().chunk, segment_tokens() / batch);
+  std::vector<at::Tensor> parts;
+  for (int64_t at = start; at < stop; at += block) {
+    const int64_t n = std::min(block, stop - at);
+    parts.push_back(model_->lower(model_->embed(fetch_tokens(batch, at, n, fetch)), at, caches, options_.compute));
+  }
+  return at::cat(parts, 1);
+}
+
+int64_t Reader::felt_chunks() const {
+  const ModelConfig& config = model_->config();
+  return (config.lower_reach() + config.chunk - 1) / config.chunk;
+}
+
+void Reader::reencode(ReaderState& state, int64_t first_chunk, int64_t end_chunk, const TokenFetch& fetch) const {
+  const at::NoGradGuard no_gradient;
+  const ModelConfig& config = model_->config();
+  const int64_t chunk = config.chunk;
+  CAIRN_CHECK(first_chunk >= state.memory.first_chunk() && end_chunk <= state.memory.end_chunk(), "chunks {} .. {}", first_chunk,
+              end_chunk);
+  const int64_t block = std::max<int64_t>(1, segment_tokens() / state.batch() / chunk);
+  for (int64_t c = first_chunk; c < end_chunk; c += block) {
+    const int64_t n = std::min(block, end_chunk - c), start = std::max(state.first, c * chunk - config.lower_reach());
+    std::vector<WindowCache> caches;
+    const at::Tensor x = lower_states(state.batch(), start, (c + n) * chunk, fetch, &caches);
+    state.memory.overwrite(c, model_->encode_chunks(x.narrow(1, c * chunk - start, n * chunk), options_.compute));
+  }
+  state.upper_valid = false;
+}
+
+void Reader::rebuild_end(ReaderState& state, const TokenFetch& fetch) const {
+  const at::NoGradGuard no_gradient;
+  const ModelConfig& config = model_->config();
+  const int64_t have = state.end - state.first, rest = have % config.chunk, tail = std::min(have, config.upper_reach());
+  state.lower.clear();
+  state.upper.clear();
+  state.upper_valid = false;
+  state.partial = state.tail = {};
+  if (have == 0) return;
+  const int64_t kept = std::min(have, std::max({rest, tail, config.window - 1}));
+  const int64_t start = std::max(state.first, state.end - kept - config.lower_reach());
+  const at::Tensor x = lower_states(state.batch(), start, state.end, fetch, &state.lower);
+  state.partial = last_columns(x, rest);
+  state.tail = last_columns(x, tail);
+}
+
 Reader::Replaced Reader::rewrite(ReaderState& state, int64_t begin, int64_t end, const TokenFetch& fetch) const {
   const at::NoGradGuard no_gradient;
   const ModelConfig& config = model_->config();
@@ -253,13 +318,7 @@ Reader::Replaced Reader::rewrite(ReaderState& state, int64_t begin, int64_t end,
 
   replaced.tokens = stop - start;
   std::vector<WindowCache> caches;
-  const int64_t block = std::max<int64_t>(chunk, segment_tokens() / state.batch());
-  std::vector<at::Tensor> parts;
-  for (int64_t at = start; at < stop; at += block) {
-    const int64_t n = std::min(block, stop - at);
-    parts.push_back(model_->lower(model_->embed(fetch_tokens(state.batch(), at, n, fetch)), at, &caches, options_.compute));
-  }
-  const at::Tensor x = at::cat(parts, 1);
+  const at::Tensor x = lower_states(state.batch(), start, stop, fetch, &caches);
   if (end_chunk > first_chunk) {
     replaced.first_chunk = first_chunk;
     replaced.chunks = state.memory.copy(first_chunk, end_chunk - first_chunk);

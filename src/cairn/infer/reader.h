@@ -37,6 +37,8 @@ struct ReaderState final : State {
   std::unique_ptr<ReaderState> fork() const;
   // Row `row` alone, in the same way.
   std::unique_ptr<ReaderState> row(int64_t row) const;
+  // A state of one row as `rows` rows that share the memory read so far: many questions about one text go in one batch.
+  std::unique_ptr<ReaderState> expand(int64_t rows) const;
 
   int64_t first = 0;               // absolute position of the first token, a multiple of S
   int64_t end = 0;                 // absolute position of the next token
@@ -89,6 +91,14 @@ class Reader final : public LanguageModel {
   // Undoes rewrites in the reverse order, bit by bit.
   void restore(ReaderState& state, const Replaced& replaced) const;
 
+  // Encodes complete chunks first .. end (absolute numbers) again from the text as `fetch` gives it now: what an insertion, a deletion or a
+  // join leaves to do in the memory. The upper caches are invalid afterwards.
+  void reencode(ReaderState& state, int64_t first_chunk, int64_t end_chunk, const TokenFetch& fetch) const;
+  // Makes what the state keeps of the end of the text (lower caches, incomplete chunk, tail) from the text anew.
+  void rebuild_end(ReaderState& state, const TokenFetch& fetch) const;
+  // Chunks behind a change whose encoding feels it: ceil(R_low / S).
+  int64_t felt_chunks() const;
+
   int64_t vocab() const override { return model_->config().vocab; }
   void use_memory(bool on) override { use_memory_ = on; }
   bool uses_memory() const { return use_memory_; }
@@ -107,6 +117,8 @@ class Reader final : public LanguageModel {
   // Lower half over `tokens`; takes what it completes into the memory, keeps the tail. Returns the midpoint states [B,n,d].
   at::Tensor take_in(ReaderState& state, const at::Tensor& tokens) const;
   at::Tensor hidden_of(ReaderState& state, const at::Tensor& tokens, Trace* trace) const;  // one block of advance()
+  // Midpoint states [B,stop-start,d] of tokens start .. stop, which see nothing before `start`; *caches: lower caches behind them.
+  at::Tensor lower_states(int64_t batch, int64_t start, int64_t stop, const TokenFetch& fetch, std::vector<WindowCache>* caches) const;
   void read_blocks(ReaderState& state, int64_t count, const std::function<at::Tensor(int64_t, int64_t)>& tokens_at,
                    const std::function<bool(int64_t)>& progress) const;
   at::Tensor fetch_tokens(int64_t batch, int64_t begin, int64_t count, const TokenFetch& fetch) const;

@@ -88,6 +88,35 @@ void ChunkMemory::append(const ChunkEncoding& encoding) {
   overwrite(end_chunk() - count, encoding);
 }
 
+void ChunkMemory::adopt(at::Tensor landmarks, at::Tensor k, at::Tensor v) {
+  const int64_t count = landmarks.size(1);
+  CAIRN_CHECK(count >= 1 && landmarks.size(0) == batch_ && landmarks.size(2) == heads_ && landmarks.size(3) == retrieval_dim_, "landmarks");
+  for (const at::Tensor& x : {k, v}) {
+    CAIRN_CHECK(x.dim() == 5 && x.size(0) == batch_ && x.size(1) == count && x.size(2) == chunk_size_ && x.size(3) == kv_heads_ &&
+                    x.size(4) == head_dim_,
+                "keys and values of {} chunks", count);
+  }
+  Page page;
+  page.landmarks = std::move(landmarks);
+  page.k = std::move(k);
+  page.v = std::move(v);
+  page.begin = chunks_;
+  page.used = page.capacity = count;
+  page.sealed = true;
+  if (!pages_.empty()) {  // what follows a page may not be written into it any more
+    pages_.back().sealed = true;
+    pages_.back().capacity = pages_.back().used;
+  }
+  pages_.push_back(std::move(page));
+  chunks_ += count;
+}
+
+void ChunkMemory::adopt(const ChunkMemory& other, int64_t first, int64_t count) {
+  other.for_pieces(first - other.first_chunk_, count, [&](const Page& page, int64_t offset, int64_t, int64_t piece) {
+    adopt(page.landmarks.narrow(1, offset, piece), page.k.narrow(1, offset, piece), page.v.narrow(1, offset, piece));
+  });
+}
+
 void ChunkMemory::truncate(int64_t end_chunk) {
   const int64_t keep = end_chunk - first_chunk_;
   CAIRN_CHECK(keep >= 0 && keep <= chunks_, "keep {} of {} chunks", keep, chunks_);
@@ -142,6 +171,23 @@ ChunkMemory ChunkMemory::share() const {
   return other;
 }
 
+ChunkMemory ChunkMemory::expand(int64_t rows) const {
+  CAIRN_CHECK(batch_ == 1 && rows >= 1, "{} rows of a memory of {}", rows, batch_);
+  ChunkMemory all = share();
+  all.batch_ = rows;
+  for (Page& page : all.pages_) {
+    for (at::Tensor* x : {&page.landmarks, &page.k, &page.v}) {
+      std::vector<int64_t> sizes(x->sizes().begin(), x->sizes().end());
+      sizes[0] = rows;
+      *x = x->expand(sizes);
+    }
+    page.one_row = rows > 1;
+  }
+  return all;
+}
+
+bool ChunkMemory::gathers_pages() const { return pages_.size() > 1 || pages_[0].one_row; }
+
 Selection ChunkMemory::select(const at::Tensor& rq, int64_t top_k, Visibility visibility) const {
   CAIRN_CHECK(rq.size(0) == batch_, "queries of {} rows, memory of {}", rq.size(0), batch_);
   const int64_t n = std::min(top_k, chunks_);
@@ -165,7 +211,7 @@ void ChunkMemory::gather(const at::Tensor& index, at::Tensor* k, at::Tensor* v, 
     *renumbered = index;
     return;
   }
-  if (pages_.size() == 1) {
+  if (!gathers_pages()) {
     *k = pages_[0].k.flatten(1, 2);
     *v = pages_[0].v.flatten(1, 2);
     *renumbered = first_chunk_ == 0 ? index : at::where(index >= 0, index - first_chunk_, index);
@@ -199,7 +245,7 @@ void ChunkMemory::gather(const at::Tensor& index, at::Tensor* k, at::Tensor* v, 
     const at::Tensor here = at::nonzero((unique_chunk >= page.begin) & (unique_chunk < page.begin + page.used)).view({-1});
     if (here.numel() == 0) continue;
     const at::Tensor to = slot.index_select(0, here), from_chunk = unique_chunk.index_select(0, here) - page.begin;
-    if (batch_ == 1) {
+    if (batch_ == 1 || page.one_row) {
       k_out.index_copy_(0, to, page.k[0].view({-1, numbers}).index_select(0, from_chunk));
       v_out.index_copy_(0, to, page.v[0].view({-1, numbers}).index_select(0, from_chunk));
     } else {

@@ -36,6 +36,11 @@ class ChunkMemory {
 
   // Adds C chunks at the end: landmarks [B,C,Q,Dr], k and v [B,C*S,G,D].
   void append(const ChunkEncoding& encoding);
+  // Adds chunks that lie in tensors of someone else (a mapped file, another memory): landmarks [B,C,Q,Dr], k and v [B,C,S,G,D], C >= 1.
+  // Nothing is copied; overwrite() writes into them.
+  void adopt(at::Tensor landmarks, at::Tensor k, at::Tensor v);
+  // Adds chunks first .. first + count of `other` (absolute numbers there) in the same way.
+  void adopt(const ChunkMemory& other, int64_t first, int64_t count);
   // Forgets the chunks from absolute number `end_chunk` on.
   void truncate(int64_t end_chunk);
   // Copies of chunks first .. first + count, and writing over them (restore gives back the very bits).
@@ -47,6 +52,8 @@ class ChunkMemory {
   ChunkMemory row(int64_t row) const;
   // All rows, sharing storage in the same way.
   ChunkMemory share() const;
+  // A memory of one row as `rows` rows that all read the same storage; what is appended later differs by row.
+  ChunkMemory expand(int64_t rows) const;
 
   // The top_k visible chunks by score for queries rq [B,L,Q,Dr]; visibility carries the position of row 0, its first_chunk is filled in
   // here. index holds absolute numbers, [B,L,Q,N] with N = min(top_k, chunks()), so N may be 0.
@@ -62,12 +69,14 @@ class ChunkMemory {
     int64_t begin = 0;  // chunks before this page
     int64_t used = 0;
     int64_t capacity = 0;
-    bool sealed = false;  // shares storage with another memory: no chunk is added to it
+    bool sealed = false;   // shares storage with another memory: no chunk is added to it
+    bool one_row = false;  // the rows are views of one row
   };
   // Calls f(page, offset in page, offset in range, count) for the pieces of chunks first .. first + count (numbers from 0).
   template <typename F>
   void for_pieces(int64_t first, int64_t count, F f) const;
   void add_page(const ChunkEncoding& like, int64_t wanted);
+  bool gathers_pages() const;  // else gather() may hand out the only page itself
 
   int64_t batch_, first_chunk_, chunk_size_, heads_, head_dim_, kv_heads_, retrieval_dim_, largest_page_;
   int64_t chunks_ = 0;

@@ -106,6 +106,12 @@ at::Tensor landmark_scores(const at::Tensor& rq, const at::Tensor& landmarks) {
   // bf16 products would be rounded to bf16, which makes ties of scores that differ: score in fp32.
   const auto work = rq.scalar_type() == at::kDouble ? at::kDouble : at::kFloat;
   const at::Tensor scaled = rq.to(work) / std::sqrt(static_cast<double>(rq.size(3)));
+  if (rq.size(0) > 1 && landmarks.stride(0) == 0) {  // one memory for all rows: it is not repeated
+    const int64_t B = rq.size(0), L = rq.size(1), Q = rq.size(2);
+    const at::Tensor rows = scaled.permute({2, 0, 1, 3}).reshape({Q, B * L, rq.size(3)});
+    const at::Tensor score = at::matmul(rows, landmarks.select(0, 0).to(work).permute({1, 2, 0}));
+    return score.view({Q, B, L, landmarks.size(1)}).permute({1, 2, 0, 3}).contiguous();
+  }
   return at::matmul(scaled.transpose(1, 2), landmarks.to(work).permute({0, 2, 3, 1})).transpose(1, 2).contiguous();
 }
 
