@@ -88,35 +88,47 @@ void write_file(const fs::path& path, std::string_view bytes) {
   file.commit();
 }
 
-AtomicFile::AtomicFile(fs::path path) : path_(std::move(path)) {
-  if (!path_.has_filename() || path_.filename() == "." || path_.filename() == "..") {
-    throw UserError("cannot write '{}': it is not the name of a file", path_.string());
+int open_temporary(fs::path* path, fs::path* temporary) {
+  if (!path->has_filename() || path->filename() == "." || path->filename() == "..") {
+    throw UserError("cannot write '{}': it is not the name of a file", path->string());
   }
   // A symbolic link keeps pointing: its target is what gets replaced.
   std::error_code ignored;
-  if (fs::is_symlink(path_, ignored)) {
-    const fs::path target = fs::weakly_canonical(path_, ignored);
-    if (!target.empty()) path_ = target;
+  if (fs::is_symlink(*path, ignored)) {
+    const fs::path target = fs::weakly_canonical(*path, ignored);
+    if (!target.empty()) *path = target;
   }
   mode_t mode = 0;
   struct stat old {};
-  if (stat(path_.c_str(), &old) == 0) {
+  if (stat(path->c_str(), &old) == 0) {
     // Renaming over a device would replace the device.
     if (!S_ISREG(old.st_mode))
-      throw UserError("cannot write {}: {}", path_.string(), S_ISDIR(old.st_mode) ? "it is a folder" : "it is not an ordinary file");
+      throw UserError("cannot write {}: {}", path->string(), S_ISDIR(old.st_mode) ? "it is a folder" : "it is not an ordinary file");
     mode = old.st_mode & 07777;
   }
-  remove_stale_temporaries(path_);
+  remove_stale_temporaries(*path);
   static std::atomic<int> counter{0};
-  for (int attempt = 0; attempt < 100 && descriptor_ < 0; ++attempt) {
-    temporary_ = folder_of(path_) / fmt::format("{}{}-{}.tmp", temporary_prefix(path_), getpid(), counter++);
-    descriptor_ = open(temporary_.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
-    if (descriptor_ < 0 && errno != EEXIST) break;
+  int descriptor = -1;
+  for (int attempt = 0; attempt < 100 && descriptor < 0; ++attempt) {
+    *temporary = folder_of(*path) / fmt::format("{}{}-{}.tmp", temporary_prefix(*path), getpid(), counter++);
+    descriptor = open(temporary->c_str(), O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
+    if (descriptor < 0 && errno != EEXIST) break;
   }
-  if (descriptor_ < 0) throw UserError("cannot write {}: {}", path_.string(), reason(errno));
-  flock(descriptor_, LOCK_EX | LOCK_NB);  // says that the writer lives; nothing is lost on disks without locks
-  if (mode != 0) fchmod(descriptor_, mode);
+  if (descriptor < 0) throw UserError("cannot write {}: {}", path->string(), reason(errno));
+  flock(descriptor, LOCK_EX | LOCK_NB);  // says that the writer lives; nothing is lost on disks without locks
+  if (mode != 0) fchmod(descriptor, mode);
+  return descriptor;
 }
+
+void sync_folder_of(const fs::path& path) {
+  const int folder = open(folder_of(path).c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+  if (folder >= 0) {  // a folder that may be written but not read cannot be synced
+    fsync(folder);
+    close(folder);
+  }
+}
+
+AtomicFile::AtomicFile(fs::path path) : path_(std::move(path)) { descriptor_ = open_temporary(&path_, &temporary_); }
 
 AtomicFile::~AtomicFile() {
   if (descriptor_ < 0) return;
@@ -161,11 +173,7 @@ void AtomicFile::commit() {
   descriptor_ = -1;
   // Some network disks report a failed write only here.
   if (close(descriptor) != 0 && errno != EINTR) throw UserError("cannot write {}: {}", path_.string(), reason(errno));
-  const int folder = open(folder_of(path_).c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-  if (folder >= 0) {  // the name itself must reach the disk; a folder that may be written but not read cannot be synced
-    fsync(folder);
-    close(folder);
-  }
+  sync_folder_of(path_);  // the name itself must reach the disk
 }
 
 MappedFile::MappedFile(const fs::path& path) {

@@ -38,6 +38,13 @@ class AtomicFile {
   int64_t size_ = 0;
 };
 
+// For writers of whole files: a new empty file (read and write) in the folder of `path`, with the mode of the file that is there, locked
+// (flock) as a sign that its writer lives. Where `path` is a symbolic link it becomes its target. `temporary`: the new file's name. Returns
+// its descriptor. UserError if `path` cannot be written.
+int open_temporary(fs::path* path, fs::path* temporary);
+// Brings names in the folder of `path` to the disk.
+void sync_folder_of(const fs::path& path);
+
 // A read-only mapping of a whole file; empty files map to an empty span.
 class MappedFile {
  public:
@@ -64,6 +71,10 @@ class FolderLock {
  private:
   int descriptor_ = -1;
 };
+
+// A mapped file that another program cuts off while it is read, or whose disk fails, raises SIGBUS: from now on the program then says so in
+// one line and exits with kExitUserError.
+void install_sigbus_handler();
 
 // ResourceError with the numbers if fewer than `bytes` are free on the disk that holds `folder`.
 void require_free_space(const fs::path& folder, int64_t bytes, std::string_view what);
