@@ -43,6 +43,7 @@ class ExtentFile {
   int64_t used_bytes() const;  // what the last commit refers to: headers, directory, extents
   // Pending ones included. UserError naming the file if the id is out of range or free (ids come from a root that is not trusted).
   const Extent& extent(int64_t id) const;
+  bool holds(int64_t id) const { return id >= 0 && id < extents() && extents_[id].bytes > 0; }
   void verify(int64_t id) const;  // compares the checksum; UserError
   // The bytes of an extent, mapped privately and writable (MAP_PRIVATE: writes stay in this mapping). The mapping lives as long as the
   // pointer, also after the file object is gone, the extent is removed or the file is replaced. ResourceError if it cannot be mapped.

@@ -40,8 +40,8 @@ int64_t TextMemory::document_of(int64_t token) const {
   return after - documents.begin() - 1;
 }
 
-MemoryMaker memory_maker(const LoadedModel& model, const Tokenizer& tokenizer, at::ScalarType compute) {
-  return {model.fingerprint, model.config, tokenizer.fingerprint(), tokenizer.kind(), tokenizer.vocab_size(), compute};
+MemoryMaker memory_maker(const std::string& fingerprint, const ModelConfig& model, const Tokenizer& tokenizer, at::ScalarType compute) {
+  return {fingerprint, model, tokenizer.fingerprint(), tokenizer.kind(), tokenizer.vocab_size(), compute};
 }
 
 MemoryFile MemoryFile::create(const fs::path& path, const MemoryMaker& maker) {

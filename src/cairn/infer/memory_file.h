@@ -38,7 +38,7 @@ struct MemoryMaker {
   int64_t vocab = 0;  // of the tokenizer
   at::ScalarType compute = at::kFloat;
 };
-MemoryMaker memory_maker(const LoadedModel& model, const Tokenizer& tokenizer, at::ScalarType compute);
+MemoryMaker memory_maker(const std::string& fingerprint, const ModelConfig& model, const Tokenizer& tokenizer, at::ScalarType compute);
 
 class MemoryFile {
  public:

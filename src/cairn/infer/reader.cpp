@@ -290,7 +290,7 @@ void Reader::rebuild_end(ReaderState& state, const TokenFetch& fetch) const {
   state.lower.clear();
   state.upper.clear();
   state.upper_valid = false;
-  state.partial = state.tail = {};
+  state.partial = state.tail = at::Tensor();
   if (have == 0) return;
   const int64_t kept = std::min(have, std::max({rest, tail, config.window - 1}));
   const int64_t start = std::max(state.first, state.end - kept - config.lower_reach());

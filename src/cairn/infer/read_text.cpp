@@ -1,0 +1,289 @@
+#include "cairn/infer/read_text.h"
+
+#include <ATen/ops/empty.h>
+
+#include <algorithm>
+#include <chrono>
+#include <condition_variable>
+#include <deque>
+#include <exception>
+#include <iterator>
+#include <mutex>
+#include <optional>
+#include <thread>
+#include <utility>
+
+#include "cairn/core/error.h"
+#include "cairn/text/text_parts.h"
+
+namespace cairn {
+namespace {
+
+constexpr int64_t kRoundBytes = int64_t{1} << 20;  // of text that is tokenized at a time
+constexpr size_t kRoundsAhead = 4;
+
+// Rounds of parts, made by a thread of its own, a few ahead of what is taken.
+class PartsAhead {
+ public:
+  PartsAhead(std::shared_ptr<const Tokenizer> tokenizer, const ReadTextOptions& options, TextPlace start)
+      : parts_(std::move(tokenizer), options.files, options.threads, start, kRoundBytes),
+        start_bytes_(parts_.bytes_done()),
+        thread_([this] { run(); }) {}
+  ~PartsAhead() {
+    {
+      const std::lock_guard lock(mutex_);
+      stop_ = true;
+    }
+    changed_.notify_all();
+    thread_.join();
+  }
+
+  // The next round; nothing at the end. Throws what the thread met.
+  std::optional<std::vector<TextPart>> take() {
+    std::unique_lock lock(mutex_);
+    changed_.wait(lock, [this] { return !rounds_.empty() || done_; });
+    if (rounds_.empty()) {
+      if (error_) std::rethrow_exception(error_);
+      return std::nullopt;
+    }
+    std::vector<TextPart> round = std::move(rounds_.front());
+    rounds_.pop_front();
+    lock.unlock();
+    changed_.notify_all();
+    return round;
+  }
+  const std::string& source_name(int64_t source) const { return parts_.source_name(source); }
+  int64_t start_bytes() const { return start_bytes_; }
+  int64_t bytes_total() const { return parts_.bytes_total(); }
+
+ private:
+  void run() {
+    try {
+      std::vector<TextPart> round;
+      while (parts_.next(&round)) {
+        std::unique_lock lock(mutex_);
+        changed_.wait(lock, [this] { return stop_ || rounds_.size() < kRoundsAhead; });
+        if (stop_) return;
+        rounds_.push_back(std::move(round));
+        lock.unlock();
+        changed_.notify_all();
+      }
+    } catch (...) {
+      const std::lock_guard lock(mutex_);
+      error_ = std::current_exception();
+    }
+    {
+      const std::lock_guard lock(mutex_);
+      done_ = true;
+    }
+    changed_.notify_all();
+  }
+
+  TextParts parts_;
+  int64_t start_bytes_;
+  std::mutex mutex_;
+  std::condition_variable changed_;
+  std::deque<std::vector<TextPart>> rounds_;
+  std::exception_ptr error_;
+  bool stop_ = false, done_ = false;
+  std::thread thread_;  // last: it uses all of the above
+};
+
+class TextReading {
+ public:
+  TextReading(const Reader& reader, MemoryFile& file, const Tokenizer& tokenizer, const ReadTextOptions& options)
+      : reader_(reader),
+        file_(file),
+        options_(options),
+        chunk_(reader.model().config().chunk),
+        separator_(document_separator(tokenizer)),
+        sources_(sources_of(options.files)) {
+    if (!file.root().reading) {
+      file.root().reading = ReadingIndex{};
+      if (file.root().memory) file.root().reading->memory = *file.root().memory;
+      file.root().reading->sources = sources_;
+    } else if (file.root().reading->sources != sources_) {
+      std::string names;
+      for (const auto& source : file.root().reading->sources) names += " " + source.path;
+      throw UserError("{}: a reading of other files is not finished in it:{}; give the same files (unchanged) to go on",
+                      file.path().string(), names);
+    }
+    const ReadingIndex& reading = *file.root().reading;
+    text_ = file.load_end(reading.memory, reader.device());
+    start_tokens_ = reading.memory.tokens;
+    start_ = {reading.source, reading.offset};
+    skip_ = reading.skip;
+  }
+
+  TextPlace start() const { return start_; }
+  int64_t tokens() const { return text_.state->end; }
+  int64_t new_tokens() const { return tokens() - start_tokens_; }
+
+  // Takes a part in; reads whole segments of what is waiting.
+  void add(const TextPart& part, const std::string& name) {
+    const int64_t begin = tokens() + std::ssize(waiting_) - skip_;  // of the part and the separator in front of it
+    std::vector<int32_t> ids;
+    if (part.begins_document && begin > 0) ids = separator_;
+    if (part.begins_document) {
+      const int64_t token = begin + std::ssize(ids);
+      // A reading that goes on inside the document knows it already.
+      if (text_.documents.empty() || text_.documents.back().token < token) text_.documents.push_back({name, token});
+    }
+    ids.insert(ids.end(), part.ids.begin(), part.ids.end());
+    places_.push_back({begin, part.begin});
+    CAIRN_CHECK(skip_ <= std::ssize(ids), "skip {} of {} tokens", skip_, ids.size());
+    waiting_.insert(waiting_.end(), ids.begin() + skip_, ids.end());
+    skip_ = 0;
+    const int64_t segment = std::max(reader_.segment_tokens() / chunk_, int64_t{1}) * chunk_;
+    int64_t used = 0;
+    while (std::ssize(waiting_) - used >= segment) {
+      const int64_t n = segment - tokens() % chunk_;  // ends on the chunk grid
+      feed({waiting_.data() + used, static_cast<size_t>(n)});
+      used += n;
+      flush_full_pages();
+    }
+    drop_waiting(used);
+  }
+
+  // Everything that waits is read; the file's memory becomes what was read.
+  void finish() {
+    const int64_t rest = std::ssize(waiting_);
+    if (rest > 0) feed(waiting_);
+    drop_waiting(rest);
+    if (tokens() == 0) throw UserError("the files hold no text: nothing to remember");
+    flush_all();
+    file_.root().memory = std::move(file_.root().reading->memory);
+    file_.root().reading.reset();
+    file_.commit();
+  }
+
+  // What was read so far becomes the point where the reading goes on.
+  void stop() {
+    flush_all();
+    file_.commit();
+  }
+
+ private:
+  static std::vector<ReadingIndex::Source> sources_of(const std::vector<fs::path>& files) {
+    std::vector<ReadingIndex::Source> sources;
+    for (const fs::path& path : files) {
+      std::error_code error;
+      const bool regular = path != "-" && fs::is_regular_file(path, error);
+      sources.push_back({path.string(), regular ? static_cast<int64_t>(fs::file_size(path, error)) : 0});
+    }
+    return sources;
+  }
+
+  void feed(std::span<const int32_t> ids) {
+    text_.tokens.append(ids);
+    const at::Tensor tokens = at::empty({1, std::ssize(ids)}, at::kInt);
+    std::copy(ids.begin(), ids.end(), tokens.data_ptr<int32_t>());
+    reader_.read(*text_.state, tokens.to(reader_.device(), at::kLong));
+  }
+
+  void drop_waiting(int64_t used) {
+    waiting_.erase(waiting_.begin(), waiting_.begin() + used);
+    while (places_.size() > 1 && places_[1].first <= tokens()) places_.pop_front();
+  }
+
+  void flush_full_pages() {
+    if (text_.state->memory.chunks() < ChunkMemory::kLargestPage) return;
+    flush_chunks();
+    const auto now = std::chrono::steady_clock::now();
+    if (std::chrono::duration<double>(now - committed_).count() < options_.commit_seconds) return;
+    describe_state();
+    file_.commit();
+    committed_ = now;
+  }
+
+  // Complete chunks go to the file and leave main memory.
+  void flush_chunks() {
+    ChunkMemory& memory = text_.state->memory;
+    const int64_t count = memory.chunks(), end = memory.end_chunk();
+    if (count == 0) return;
+    const std::vector<PageIndex> pages = file_.add_chunks(memory, memory.first_chunk(), count, text_.tokens, 0);
+    std::vector<PageIndex>& all = file_.root().reading->memory.pages;
+    all.insert(all.end(), pages.begin(), pages.end());
+    text_.state->memory = ChunkMemory(reader_.model().config(), 1, end);
+    TokenPages rest(text_.tokens.width());
+    std::vector<int32_t> ids(text_.tokens.size() - count * chunk_);
+    text_.tokens.read(count * chunk_, ids);
+    rest.append(ids);
+    text_.tokens = std::move(rest);
+  }
+
+  void describe_state() {
+    ReadingIndex& reading = *file_.root().reading;
+    std::vector<int32_t> partial(text_.tokens.size());
+    text_.tokens.read(0, partial);
+    file_.set_state(&reading.memory, *text_.state, partial);
+    reading.memory.documents.clear();
+    const int64_t read = tokens();
+    for (const Document& document : text_.documents) {
+      if (document.token < read) reading.memory.documents.push_back(document);
+    }
+    // The last place at or before what was read.
+    for (const auto& [token, place] : places_) {
+      if (token > read) break;
+      reading.source = place.source;
+      reading.offset = place.offset;
+      reading.skip = read - token;
+    }
+  }
+
+  void flush_all() {
+    flush_chunks();
+    describe_state();
+  }
+
+  const Reader& reader_;
+  MemoryFile& file_;
+  const ReadTextOptions& options_;
+  const int64_t chunk_;
+  const std::vector<int32_t> separator_;
+  const std::vector<ReadingIndex::Source> sources_;
+  TextMemory text_;  // chunks and tokens that are not in the file yet
+  int64_t start_tokens_ = 0, skip_ = 0;
+  TextPlace start_;
+  std::vector<int32_t> waiting_;                      // tokens that follow what was read
+  std::deque<std::pair<int64_t, TextPlace>> places_;  // first token (separator included) of the parts that are not read yet
+  std::chrono::steady_clock::time_point committed_ = std::chrono::steady_clock::now();
+};
+
+}  // namespace
+
+ReadTextResult read_text(const Reader& reader, MemoryFile& file, std::shared_ptr<const Tokenizer> tokenizer, const ReadTextOptions& options,
+                         const std::function<bool(const ReadTextProgress&)>& progress) {
+  TextReading reading(reader, file, *tokenizer, options);
+  PartsAhead ahead(tokenizer, options, reading.start());
+  ReadTextResult result;
+  ReadTextProgress now;
+  now.bytes_done = ahead.start_bytes();
+  now.bytes_total = ahead.bytes_total();
+  const auto tell = [&] {
+    now.tokens = reading.tokens();
+    return !progress || progress(now);
+  };
+  bool go_on = tell();
+  while (go_on) {
+    const auto round = ahead.take();
+    if (!round) break;
+    for (const TextPart& part : *round) {
+      reading.add(part, ahead.source_name(part.begin.source));
+      now.bytes_done += part.bytes;
+      if (!(go_on = tell())) break;
+    }
+  }
+  if (go_on) {
+    reading.finish();
+    tell();
+  } else {
+    reading.stop();
+  }
+  result.finished = go_on;
+  result.tokens = reading.tokens();
+  result.new_tokens = reading.new_tokens();
+  return result;
+}
+
+}  // namespace cairn
