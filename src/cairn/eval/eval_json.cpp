@@ -5,6 +5,7 @@
 #include <fmt/format.h>
 #include <torch/headeronly/version.h>
 
+#include <algorithm>
 #include <chrono>
 #include <ctime>
 #include <fstream>
@@ -36,6 +37,16 @@ std::string processor() {
 
 double share(int64_t part, int64_t whole) { return whole > 0 ? static_cast<double>(part) / static_cast<double>(whole) : 0; }
 
+// "12f 3u 1m": not found, not used, misread, and "s" for no visible source; "-" if nothing failed.
+std::string failures_text(const EvalCell& cell) {
+  static constexpr char kLetters[kFailures] = {'f', 'u', 'm', 's'};
+  std::string text;
+  for (int f = 0; f < kFailures; ++f) {
+    if (cell.failures[f] > 0) text += fmt::format("{}{}{}", text.empty() ? "" : " ", cell.failures[f], kLetters[f]);
+  }
+  return text.empty() ? "-" : text;
+}
+
 Json cell_json(const EvalCell& cell) {
   const Interval forced = wilson_interval(cell.correct, cell.samples), generated = wilson_interval(cell.generated_correct, cell.samples);
   Json recall = Json::array(), depths = Json::array();
@@ -46,6 +57,8 @@ Json cell_json(const EvalCell& cell) {
     depths.push_back(
         {{"low", b / 10.0}, {"high", (b + 1) / 10.0}, {"samples", cell.depths[b].samples}, {"correct", cell.depths[b].correct}});
   }
+  Json failures = Json::object();
+  for (int f = 0; f < kFailures; ++f) failures[std::string(failure_name(f))] = cell.failures[f];
   return {{"task", cell.task},
           {"length", cell.length},
           {"samples", cell.samples},
@@ -63,6 +76,7 @@ Json cell_json(const EvalCell& cell) {
           {"floor_accuracy", cell.floor_samples > 0 ? Json(share(cell.floor_correct, cell.floor_samples)) : Json(nullptr)},
           {"chance", cell.chance},
           {"recall", recall},
+          {"failures", failures},
           {"seconds", cell.seconds},
           {"tokens_per_second", cell.seconds > 0 ? static_cast<double>(cell.tokens_read) / cell.seconds : 0},
           {"shared_window", cell.shared_window},
@@ -124,8 +138,8 @@ std::string eval_json(const EvalHeader& header, const ModelConfig& config, const
 }
 
 std::string eval_table(const std::vector<EvalCell>& cells) {
-  std::string out = fmt::format("{:<20} {:>8} {:>8} {:>17} {:>10} {:>7} {:>10} {:>9} {:>10}\n", "task", "length", "right", "95 % interval",
-                                "generated", "floor", "recall", "time", "tokens/s");
+  std::string out = fmt::format("{:<20} {:>8} {:>8} {:>17} {:>10} {:>7} {:>10} {:>14} {:>9} {:>10}\n", "task", "length", "right",
+                                "95 % interval", "generated", "floor", "recall", "failures", "time", "tokens/s");
   for (const EvalCell& cell : cells) {
     const Interval interval = wilson_interval(cell.correct, cell.samples);
     std::string recall;
@@ -133,13 +147,15 @@ std::string eval_table(const std::vector<EvalCell>& cells) {
       recall += (recall.empty() ? "" : "/") +
                 (cell.recall_rows[r] > 0 ? fmt::format("{:.2f}", share(cell.recall_hits[r], cell.recall_rows[r])) : "-");
     }
-    out += fmt::format("{:<20} {:>8} {:>8} {:>17} {:>10} {:>7} {:>10} {:>9} {:>10.0f}\n", cell.task, format_length(cell.length),
+    out += fmt::format("{:<20} {:>8} {:>8} {:>17} {:>10} {:>7} {:>10} {:>14} {:>9} {:>10.0f}\n", cell.task, format_length(cell.length),
                        fmt::format("{}/{}", cell.correct, cell.samples), fmt::format("{:.3f} .. {:.3f}", interval.low, interval.high),
                        fmt::format("{}/{}", cell.generated_correct, cell.samples),
                        cell.floor_samples > 0 ? fmt::format("{}/{}", cell.floor_correct, cell.floor_samples) : "-",
-                       recall.empty() ? "-" : recall, format_duration(cell.seconds),
+                       recall.empty() ? "-" : recall, failures_text(cell), format_duration(cell.seconds),
                        cell.seconds > 0 ? static_cast<double>(cell.tokens_read) / cell.seconds : 0);
   }
+  const bool failed = std::any_of(cells.begin(), cells.end(), [](const EvalCell& cell) { return cell.correct < cell.samples; });
+  if (failed) out += "failures: f source chunk not found, u found but not used, m misread, s no visible source\n";
   return out;
 }
 

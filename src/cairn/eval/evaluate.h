@@ -12,6 +12,7 @@
 #include <string>
 #include <vector>
 
+#include "cairn/eval/failures.h"
 #include "cairn/infer/reader.h"
 #include "cairn/tasks/task_set.h"
 
@@ -43,10 +44,11 @@ struct EvalCell {
   double chance = 0;
   // Per retrieval: rows that predict an answer token with a visible source chunk, and those whose selection holds one.
   std::vector<int64_t> recall_rows, recall_hits;
-  std::array<DepthBin, kBins> depths;  // by the place of the asked needle, teacher-forced
-  double seconds = 0;                  // of reading, asking and generating; floors not counted
-  int64_t tokens_read = 0;             // tokens that went through the lower half in that time
-  bool shared_window = false;          // by edits of one window
+  std::array<int64_t, kFailures> failures{};  // wrong samples, teacher-forced, by class (enum Failure); their sum is samples - correct
+  std::array<DepthBin, kBins> depths;         // by the place of the asked needle, teacher-forced
+  double seconds = 0;                         // of reading, asking and generating; floors not counted
+  int64_t tokens_read = 0;                    // tokens that went through the lower half in that time
+  bool shared_window = false;                 // by edits of one window
 };
 
 // Raises UserError (unknown task, haystack too short, length too short) and ResourceError before any work.

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <functional>
+#include <optional>
 #include <span>
 #include <string_view>
 #include <vector>
@@ -14,6 +15,7 @@ namespace cairn {
 struct SampleScore {
   bool correct = false, generated = false;
   int64_t tokens = 0, tokens_correct = 0;
+  std::optional<Failure> failure;                 // of the first wrong token, teacher-forced
   std::vector<int64_t> recall_rows, recall_hits;  // per retrieval
 };
 

@@ -3,6 +3,7 @@
 
 #include <fmt/format.h>
 
+#include <array>
 #include <cstdint>
 #include <limits>
 #include <map>
@@ -17,6 +18,7 @@ namespace cairn::report {
 
 inline constexpr double kMissing = std::numeric_limits<double>::quiet_NaN();  // a number that the file does not give
 inline constexpr int kDepthBins = 10;
+inline constexpr size_t kFailureClasses = 4;
 inline constexpr double kGood = 0.95;  // the accuracy from which a length counts as answered
 
 using Pairs = std::vector<std::pair<std::string, std::string>>;  // (dotted name, value as text), in the order of the file
@@ -49,6 +51,8 @@ struct Cell {
   bool shared_window = false;    // all samples stand in one text, in which only the needles change
   std::vector<double> recall;    // per retrieval: share of answer tokens whose source chunk was among the chosen
   std::vector<DepthBin> depths;  // kDepthBins, or none
+  // Wrong samples (teacher-forced): source chunk not found, found but not used, misread, no visible source.
+  std::optional<std::array<int64_t, kFailureClasses>> failures;
 };
 
 // One model on one haystack: one file, or several files of the same model that do not overlap.

@@ -52,6 +52,12 @@ Json cell_json(const Cell& cell) {
   json["seconds"] = number(cell.seconds);
   json["tokens_per_second"] = number(cell.tokens_per_second);
   json["shared_window"] = cell.shared_window;
+  if (cell.failures) {
+    const auto& f = *cell.failures;
+    json["failures"] = {{"not_found", f[0]}, {"not_used", f[1]}, {"misread", f[2]}, {"no_source", f[3]}};
+  } else {
+    json["failures"] = nullptr;
+  }
   json["depths"] = Json::array();
   for (const DepthBin& bin : cell.depths) {
     json["depths"].push_back({{"low", bin.low}, {"high", bin.high}, {"samples", bin.samples}, {"correct", bin.correct}});
@@ -104,7 +110,7 @@ std::string cells_csv(const ReportData& data) {
       "model,fingerprint,haystack,seed,training_length,task,length,samples,correct,accuracy,wilson_low,wilson_high,generated_correct,"
       "generated_accuracy,generated_wilson_low,generated_wilson_high,token_accuracy,floor_samples,floor_correct,floor_accuracy,chance,"
       "seconds,"
-      "tokens_per_second,shared_window";
+      "tokens_per_second,shared_window,failed_not_found,failed_not_used,failed_misread,failed_no_source";
   for (size_t r = 0; r < retrievals; ++r) out += fmt::format(",recall_{}", r + 1);
   for (int d = 0; d < kDepthBins; ++d) out += fmt::format(",depth_{0}_samples,depth_{0}_correct", d * 10);
   out += "\r\n";
@@ -125,6 +131,7 @@ std::string cells_csv(const ReportData& data) {
       out += c.floor ? fmt::format(",{},{},{}", c.floor->samples, c.floor->correct, csv_number(c.floor->accuracy)) : ",,,";
       out += fmt::format(",{},{},{},{}", csv_number(c.chance), csv_number(c.seconds), csv_number(c.tokens_per_second),
                          c.shared_window ? 1 : 0);
+      for (size_t f = 0; f < kFailureClasses; ++f) out += c.failures ? fmt::format(",{}", (*c.failures)[f]) : ",";
       for (size_t r = 0; r < retrievals; ++r) out += "," + (r < c.recall.size() ? csv_number(c.recall[r]) : std::string());
       for (size_t d = 0; d < kDepthBins; ++d)
         out += d < c.depths.size() ? fmt::format(",{},{}", c.depths[d].samples, c.depths[d].correct) : ",,";

@@ -18,6 +18,10 @@ Chart reading_speed(const std::vector<Evaluation>& evaluations);
 
 // Depth x length of one task: ten rows of depth and one over all depths.
 Svg draw_heatmap(const Evaluation& evaluation, const std::string& task, const Size& size, const Theme& theme, const std::string& id);
+// Why samples failed: one bar a length, split by class, with its legend.
+Svg draw_failures(const Evaluation& evaluation, const std::string& task, const Size& size, const Theme& theme, const std::string& id);
+bool has_failures(const Evaluation& evaluation, const std::string& task);
+const char* failure_words(int failure);  // "chunk not found", ...
 // The colour scale: 0 to 100 %.
 Svg draw_heat_legend(const Theme& theme, const std::string& id);
 

@@ -156,8 +156,26 @@ class Page {
         figure(pretty_task(task), columns, 0, [&](const Size& size) { return draw_heatmap(e, task, size, page_theme(), id()); });
       }
       add("</div>");
+      failures(e);
     }
     add("</section>\n");
+  }
+
+  // Under the heat maps: what went wrong where something did.
+  void failures(const Evaluation& e) {
+    std::vector<std::string> tasks = e.tasks();
+    std::erase_if(tasks, [&](const std::string& task) { return !has_failures(e, task); });
+    if (tasks.empty()) return;
+    add("<h3>Why samples failed</h3><p class=\"note\">By the first wrong token of a sample: no retrieval chose the chunk that states it; "
+        "one "
+        "did, but another chunk had more weight; or that chunk was the heaviest and was misread. Bars are drawn against the worst length "
+        "of the task.</p>");
+    const int columns = columns_for(tasks.size());
+    open_grid(columns);
+    for (const std::string& task : tasks) {
+      figure(pretty_task(task), columns, 0, [&](const Size& size) { return draw_failures(e, task, size, page_theme(), id()); });
+    }
+    add("</div>");
   }
 
   void length() {

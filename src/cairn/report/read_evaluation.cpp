@@ -56,6 +56,20 @@ std::vector<DepthBin> read_depths(const Fields& cell, int64_t samples) {
   return bins;
 }
 
+void read_failures(const Fields& cell, Cell* out) {
+  static constexpr const char* kNames[kFailureClasses] = {"not_found", "not_used", "misread", "no_source"};
+  if (!cell.has("failures")) return;
+  const Fields fields(cell.at("failures"), cell.where() + ": \"failures\"");
+  std::array<int64_t, kFailureClasses> counts{};
+  int64_t sum = 0;
+  for (size_t f = 0; f < kFailureClasses; ++f) sum += counts[f] = fields.integer(kNames[f], 0, out->forced.samples);
+  if (sum != out->forced.samples - out->forced.correct) {
+    throw UserError("{}: the failures are {} in all, but {} of {} samples are wrong", cell.where(), sum,
+                    out->forced.samples - out->forced.correct, out->forced.samples);
+  }
+  out->failures = counts;
+}
+
 Cell read_cell(const Json& json, const std::string& where) {
   const Fields fields(json, where);
   Cell cell;
@@ -87,6 +101,7 @@ Cell read_cell(const Json& json, const std::string& where) {
     }
   }
   cell.depths = read_depths(named, samples);
+  read_failures(named, &cell);
   return cell;
 }
 
