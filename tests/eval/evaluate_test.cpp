@@ -199,6 +199,13 @@ TEST(Evaluate, CountsAddUpAndBatchesDoNotMatter) {
       EXPECT_EQ(cell.samples, 7);
       EXPECT_EQ(cell.floor_samples, 7);
       EXPECT_EQ(cell.tokens_read, 7 * cell.length);
+      EXPECT_GT(cell.times.reading, 0);
+      EXPECT_GT(cell.times.asking, 0);
+      EXPECT_EQ(cell.times.edits, 0);
+      EXPECT_DOUBLE_EQ(cell.seconds, cell.times.reading + cell.times.asking + cell.times.generating);
+      EXPECT_GT(cell.times.decode_seconds, 0);
+      EXPECT_EQ(cell.times.decode_steps, 8);
+      EXPECT_FALSE(cell.device_peak_bytes || cell.device_current_bytes) << "no GPU took part";
       EXPECT_EQ(cell.correct, results[0][i].correct);
       EXPECT_EQ(cell.failures, results[0][i].failures);
       EXPECT_EQ(std::accumulate(cell.failures.begin(), cell.failures.end(), int64_t{0}), cell.samples - cell.correct);
@@ -254,6 +261,9 @@ TEST(Evaluate, EditsGiveWhatFreshReadsGive) {
     EXPECT_EQ(edited[i].recall_hits, fresh[i].recall_hits);
     EXPECT_EQ(edited[i].floor_correct, fresh[i].floor_correct);
     EXPECT_LT(edited[i].tokens_read, fresh[i].tokens_read);
+    EXPECT_GT(edited[i].times.edits, 0);
+    // Four states read together against one: caches, tail and pages are rows of the same sizes.
+    EXPECT_EQ(fresh[i].state_bytes, 4 * edited[i].state_bytes);
   }
 }
 
@@ -299,6 +309,8 @@ TEST(EvalJson, HoldsTheSchema) {
   cell.recall_rows = {28, 0}, cell.recall_hits = {14, 0}, cell.seconds = 2, cell.tokens_read = 4 * 4096;
   cell.depths[9] = {4, 3};
   cell.failures = {0, 1, 0, 0};
+  cell.times = {1, .25, .5, .25, .016, 8};
+  cell.state_bytes = 5'000'000;
   EvalHeader header;
   header.model = "models/x";
   header.command = "cairn eval models/x";
@@ -319,6 +331,10 @@ TEST(EvalJson, HoldsTheSchema) {
   ASSERT_EQ(c["depths"].size(), 10u);
   EXPECT_EQ(c["depths"][9]["correct"], 3);
   EXPECT_EQ(c["floor_samples"], 0);
+  EXPECT_EQ(c["seconds_edits"], .25);
+  EXPECT_EQ(c["decode_milliseconds"], 2);
+  EXPECT_EQ(c["state_bytes"], 5'000'000);
+  EXPECT_TRUE(c["device_peak_bytes"].is_null());
   EXPECT_EQ(c["failures"]["not_used"], 1);
   EXPECT_EQ(c["failures"]["misread"], 0);
   EXPECT_NE(eval_table({cell}).find(" 1u "), std::string::npos);

@@ -58,6 +58,27 @@ TEST_F(ReportTest, OneFileHoldsTheNumbersAndLoadsNothing) {
   EXPECT_EQ(slurp(html), page) << "the same inputs give the same bytes";
 }
 
+TEST_F(ReportTest, TimesAndMemoryAreShown) {
+  json cell = make_cell("t", 4096, 10, 10);
+  cell["seconds_reading"] = 9.5, cell["seconds_edits"] = 1, cell["seconds_asking"] = 2, cell["seconds_generating"] = 0;
+  cell["decode_milliseconds"] = 3.25, cell["state_bytes"] = 7340032, cell["device_peak_bytes"] = 123456789,
+  cell["device_current_bytes"] = nullptr;
+  write_report({write("e.json", make_eval("m", {cell}))}, folder_ / "r.html");
+  const std::string page = slurp(folder_ / "r.html");
+  EXPECT_EQ(tag_errors(page), "");
+  for (const char* text : {"3.25 ms a generated token", "7.34 MB kept", "123 MB held by the GPU", "<td>9.5</td>", "Where the time went"}) {
+    EXPECT_NE(page.find(text), std::string::npos) << text;
+  }
+  const std::string csv = slurp(folder_ / "r.csv");
+  EXPECT_NE(csv.find(",9.5,1,2,0,3.25,7340032,123456789,,"), std::string::npos);
+  EXPECT_EQ(json::parse(slurp(folder_ / "r.json"))["evaluations"][0]["cells"][0]["decode_milliseconds"], 3.25);
+  cell["decode_milliseconds"] = -1;
+  EXPECT_THROW(write_report({write("e.json", make_eval("m", {cell}))}, folder_ / "r.html"), UserError);
+  // A file of before has none of them: no empty table, no empty chart.
+  write_report({write("old.json", make_eval("m", {make_cell("t", 4096, 10, 10)}))}, folder_ / "r.html");
+  EXPECT_EQ(slurp(folder_ / "r.html").find("Where the time went"), std::string::npos);
+}
+
 TEST_F(ReportTest, EverythingFromFilesIsEscaped) {
   const std::string evil = "</script><script>alert('x')</script>\"><img src=x onerror=alert(1)>&amp;";
   json e = make_eval(evil, {make_cell(evil, 128, 10, 10), make_cell(evil, 256, 10, 3)});

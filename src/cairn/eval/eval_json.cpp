@@ -57,6 +57,9 @@ Json cell_json(const EvalCell& cell) {
     depths.push_back(
         {{"low", b / 10.0}, {"high", (b + 1) / 10.0}, {"samples", cell.depths[b].samples}, {"correct", cell.depths[b].correct}});
   }
+  const EvalTimes& t = cell.times;
+  const Json decode = t.decode_steps > 0 ? Json(1000 * t.decode_seconds / static_cast<double>(t.decode_steps)) : Json(nullptr);
+  const auto known = [](const std::optional<int64_t>& bytes) { return bytes ? Json(*bytes) : Json(nullptr); };
   Json failures = Json::object();
   for (int f = 0; f < kFailures; ++f) failures[std::string(failure_name(f))] = cell.failures[f];
   return {{"task", cell.task},
@@ -79,6 +82,14 @@ Json cell_json(const EvalCell& cell) {
           {"failures", failures},
           {"seconds", cell.seconds},
           {"tokens_per_second", cell.seconds > 0 ? static_cast<double>(cell.tokens_read) / cell.seconds : 0},
+          {"seconds_reading", t.reading},
+          {"seconds_edits", t.edits},
+          {"seconds_asking", t.asking},
+          {"seconds_generating", t.generating},
+          {"decode_milliseconds", decode},
+          {"state_bytes", cell.state_bytes},
+          {"device_peak_bytes", known(cell.device_peak_bytes)},
+          {"device_current_bytes", known(cell.device_current_bytes)},
           {"shared_window", cell.shared_window},
           {"depths", depths}};
 }
@@ -138,8 +149,9 @@ std::string eval_json(const EvalHeader& header, const ModelConfig& config, const
 }
 
 std::string eval_table(const std::vector<EvalCell>& cells) {
-  std::string out = fmt::format("{:<20} {:>8} {:>8} {:>17} {:>10} {:>7} {:>10} {:>14} {:>9} {:>10}\n", "task", "length", "right",
-                                "95 % interval", "generated", "floor", "recall", "failures", "time", "tokens/s");
+  std::string out =
+      fmt::format("{:<20} {:>8} {:>8} {:>17} {:>10} {:>7} {:>10} {:>14} {:>9} {:>10} {:>9} {:>8}\n", "task", "length", "right",
+                  "95 % interval", "generated", "floor", "recall", "failures", "time", "tokens/s", "ms/token", "memory");
   for (const EvalCell& cell : cells) {
     const Interval interval = wilson_interval(cell.correct, cell.samples);
     std::string recall;
@@ -147,12 +159,15 @@ std::string eval_table(const std::vector<EvalCell>& cells) {
       recall += (recall.empty() ? "" : "/") +
                 (cell.recall_rows[r] > 0 ? fmt::format("{:.2f}", share(cell.recall_hits[r], cell.recall_rows[r])) : "-");
     }
-    out += fmt::format("{:<20} {:>8} {:>8} {:>17} {:>10} {:>7} {:>10} {:>14} {:>9} {:>10.0f}\n", cell.task, format_length(cell.length),
-                       fmt::format("{}/{}", cell.correct, cell.samples), fmt::format("{:.3f} .. {:.3f}", interval.low, interval.high),
-                       fmt::format("{}/{}", cell.generated_correct, cell.samples),
-                       cell.floor_samples > 0 ? fmt::format("{}/{}", cell.floor_correct, cell.floor_samples) : "-",
-                       recall.empty() ? "-" : recall, failures_text(cell), format_duration(cell.seconds),
-                       cell.seconds > 0 ? static_cast<double>(cell.tokens_read) / cell.seconds : 0);
+    out += fmt::format(
+        "{:<20} {:>8} {:>8} {:>17} {:>10} {:>7} {:>10} {:>14} {:>9} {:>10.0f} {:>9} {:>8}\n", cell.task, format_length(cell.length),
+        fmt::format("{}/{}", cell.correct, cell.samples), fmt::format("{:.3f} .. {:.3f}", interval.low, interval.high),
+        fmt::format("{}/{}", cell.generated_correct, cell.samples),
+        cell.floor_samples > 0 ? fmt::format("{}/{}", cell.floor_correct, cell.floor_samples) : "-", recall.empty() ? "-" : recall,
+        failures_text(cell), format_duration(cell.seconds), cell.seconds > 0 ? static_cast<double>(cell.tokens_read) / cell.seconds : 0,
+        cell.times.decode_steps > 0 ? fmt::format("{:.3g}", 1000 * cell.times.decode_seconds / static_cast<double>(cell.times.decode_steps))
+                                    : "-",
+        format_bytes(static_cast<double>(cell.device_peak_bytes.value_or(cell.state_bytes))));
   }
   const bool failed = std::any_of(cells.begin(), cells.end(), [](const EvalCell& cell) { return cell.correct < cell.samples; });
   if (failed) out += "failures: f source chunk not found, u found but not used, m misread, s no visible source\n";

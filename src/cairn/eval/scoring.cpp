@@ -11,6 +11,7 @@
 #include <iterator>
 
 #include "cairn/core/error.h"
+#include "cairn/eval/resources.h"
 #include "cairn/infer/decoder.h"
 
 namespace cairn {
@@ -104,13 +105,14 @@ at::Tensor sample_tokens(std::span<const EvalSample> samples, int64_t begin, int
 }
 
 std::vector<SampleScore> score_samples(const Reader& reader, const ReaderState& state, std::span<const EvalSample> samples,
-                                       const Tokenizer& tokenizer, bool generate_answers) {
+                                       const Tokenizer& tokenizer, bool generate_answers, EvalTimes* times) {
   const at::NoGradGuard no_gradient;
   const int64_t begin = state.position(), length = samples[0].length, batch = std::ssize(samples), columns = length - begin;
   const at::Tensor tokens = sample_tokens(samples, begin, length, reader.device());
   std::vector<SampleScore> scores(samples.size());
 
   // Teacher-forced: the arg max of every row, the right tokens given.
+  Stopwatch watch(reader.device());
   Trace trace;
   const auto asked = state.fork();
   // A few columns at a time: logits are [B,n,vocab].
@@ -147,6 +149,7 @@ std::vector<SampleScore> score_samples(const Reader& reader, const ReaderState& 
         sample, reader.model().config(), choices, row, begin, [&](int64_t column) { return predicted[column] == wanted[column + 1]; },
         &score);
   }
+  if (times != nullptr) times->asking += watch.lap();
   if (!generate_answers) return scores;
 
   // Generated. Where teacher forcing was right at every token of an answer, greedy generation gives those very tokens; only the others are
@@ -178,7 +181,22 @@ std::vector<SampleScore> score_samples(const Reader& reader, const ReaderState& 
       if (run[row]) scores[row].generated = holds_references(made[row], samples[row].answers[k], tokenizer);
     }
   }
+  if (times != nullptr) times->generating += watch.lap();
   return scores;
+}
+
+void measure_decoding(const Reader& reader, const ReaderState& state, const EvalSample& sample, EvalTimes* times) {
+  constexpr int64_t kWarmUp = 2, kSteps = 8;
+  const at::NoGradGuard no_gradient;
+  const auto alone = state.row(0);
+  const at::Tensor tail = sample_tokens({&sample, 1}, state.position(), sample.length, reader.device());
+  const auto next_of = [&](const at::Tensor& tokens) { return reader.advance_last(*alone, tokens, 1).select(1, 0).argmax(-1, true); };
+  at::Tensor next = next_of(tail);
+  for (int64_t i = 0; i < kWarmUp; ++i) next = next_of(next);
+  Stopwatch watch(reader.device());
+  for (int64_t i = 0; i < kSteps; ++i) next = next_of(next);
+  times->decode_seconds += watch.lap();
+  times->decode_steps += kSteps;
 }
 
 void add_score(const SampleScore& score, const EvalSample& sample, EvalCell* cell) {

@@ -48,6 +48,9 @@ struct Cell {
   Score forced;                           // all answer tokens right under teacher forcing
   std::optional<Score> generated, floor;  // greedy generation; the same model with its memory switched off
   double token_accuracy = kMissing, chance = kMissing, seconds = kMissing, tokens_per_second = kMissing;
+  // Parts of `seconds`; milliseconds of one greedy step; bytes of the state and, on a GPU, the most that was held.
+  double seconds_reading = kMissing, seconds_edits = kMissing, seconds_asking = kMissing, seconds_generating = kMissing;
+  double decode_milliseconds = kMissing, state_bytes = kMissing, device_peak_bytes = kMissing, device_current_bytes = kMissing;
   bool shared_window = false;    // all samples stand in one text, in which only the needles change
   std::vector<double> recall;    // per retrieval: share of answer tokens whose source chunk was among the chosen
   std::vector<DepthBin> depths;  // kDepthBins, or none

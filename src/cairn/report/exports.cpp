@@ -51,6 +51,14 @@ Json cell_json(const Cell& cell) {
   json["recall"] = numbers(cell.recall);
   json["seconds"] = number(cell.seconds);
   json["tokens_per_second"] = number(cell.tokens_per_second);
+  json["seconds_reading"] = number(cell.seconds_reading);
+  json["seconds_edits"] = number(cell.seconds_edits);
+  json["seconds_asking"] = number(cell.seconds_asking);
+  json["seconds_generating"] = number(cell.seconds_generating);
+  json["decode_milliseconds"] = number(cell.decode_milliseconds);
+  json["state_bytes"] = number(cell.state_bytes);
+  json["device_peak_bytes"] = number(cell.device_peak_bytes);
+  json["device_current_bytes"] = number(cell.device_current_bytes);
   json["shared_window"] = cell.shared_window;
   if (cell.failures) {
     const auto& f = *cell.failures;
@@ -110,7 +118,8 @@ std::string cells_csv(const ReportData& data) {
       "model,fingerprint,haystack,seed,training_length,task,length,samples,correct,accuracy,wilson_low,wilson_high,generated_correct,"
       "generated_accuracy,generated_wilson_low,generated_wilson_high,token_accuracy,floor_samples,floor_correct,floor_accuracy,chance,"
       "seconds,"
-      "tokens_per_second,shared_window,failed_not_found,failed_not_used,failed_misread,failed_no_source";
+      "tokens_per_second,shared_window,failed_not_found,failed_not_used,failed_misread,failed_no_source,seconds_reading,"
+      "seconds_edits,seconds_asking,seconds_generating,decode_milliseconds,state_bytes,device_peak_bytes,device_current_bytes";
   for (size_t r = 0; r < retrievals; ++r) out += fmt::format(",recall_{}", r + 1);
   for (int d = 0; d < kDepthBins; ++d) out += fmt::format(",depth_{0}_samples,depth_{0}_correct", d * 10);
   out += "\r\n";
@@ -132,6 +141,10 @@ std::string cells_csv(const ReportData& data) {
       out += fmt::format(",{},{},{},{}", csv_number(c.chance), csv_number(c.seconds), csv_number(c.tokens_per_second),
                          c.shared_window ? 1 : 0);
       for (size_t f = 0; f < kFailureClasses; ++f) out += c.failures ? fmt::format(",{}", (*c.failures)[f]) : ",";
+      for (const double v : {c.seconds_reading, c.seconds_edits, c.seconds_asking, c.seconds_generating, c.decode_milliseconds,
+                             c.state_bytes, c.device_peak_bytes, c.device_current_bytes}) {
+        out += "," + csv_number(v);
+      }
       for (size_t r = 0; r < retrievals; ++r) out += "," + (r < c.recall.size() ? csv_number(c.recall[r]) : std::string());
       for (size_t d = 0; d < kDepthBins; ++d)
         out += d < c.depths.size() ? fmt::format(",{},{}", c.depths[d].samples, c.depths[d].correct) : ",,";

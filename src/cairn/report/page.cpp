@@ -229,11 +229,16 @@ class Page {
   }
 
   void speeds() {
-    std::vector<Chart> list = {training_speed(data_.runs), reading_speed(data_.evaluations)};
+    std::vector<Chart> list = {training_speed(data_.runs), reading_speed(data_.evaluations), decoding_time(data_.evaluations),
+                               memory_use(data_.evaluations)};
     std::erase_if(list, [](const Chart& c) { return c.empty(); });
     if (list.empty()) return;
-    add("<section id=\"speed\"><h2>Speed</h2><p class=\"note\">Tokens a second on the machine named below.</p>");
+    add("<section id=\"speed\"><h2>Speed</h2><p class=\"note\">On the machine named below. <em>Generating</em>: one greedy step behind a "
+        "text of that "
+        "length, one text alone. <em>Memory</em>: what is kept of the texts that were read together; dashed, the most that a GPU "
+        "held.</p>");
     charts(list, 260);
+    for (const Evaluation& e : data_.evaluations) add("{}", times_table(e));
     add("</section>\n");
   }
 

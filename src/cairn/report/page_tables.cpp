@@ -75,6 +75,24 @@ std::string cells_table(const Evaluation& e) {
   return out;
 }
 
+std::string times_table(const Evaluation& e) {
+  if (std::none_of(e.cells.begin(), e.cells.end(), [](const Cell& c) { return std::isfinite(c.seconds_reading); })) return {};
+  std::string out = fmt::format(
+      "<details><summary>Where the time went: {}</summary><div class=\"scroll\"><table><thead><tr><th scope=\"col\">task</th>"
+      "<th scope=\"col\">length</th><th scope=\"col\">seconds</th><th scope=\"col\">reading</th><th scope=\"col\">edits</th>"
+      "<th scope=\"col\">asking</th><th scope=\"col\">generating</th><th scope=\"col\">ms a token</th><th scope=\"col\">state</th>"
+      "<th scope=\"col\">GPU peak</th></tr></thead><tbody>",
+      escape(e.label));
+  const auto seconds = [](double value) { return value_cell(std::isfinite(value) ? fmt::format("{:.3g}", value) : "-"); };
+  const auto bytes = [](double value) { return value_cell(std::isfinite(value) ? format_bytes(value) : "-"); };
+  for (const Cell& c : e.cells) {
+    fmt::format_to(std::back_inserter(out), "<tr><td>{}</td><td>{}</td>", escape(pretty_task(c.task)), format_length(c.length));
+    out += seconds(c.seconds) + seconds(c.seconds_reading) + seconds(c.seconds_edits) + seconds(c.seconds_asking) +
+           seconds(c.seconds_generating) + seconds(c.decode_milliseconds) + bytes(c.state_bytes) + bytes(c.device_peak_bytes) + "</tr>";
+  }
+  return out + "</tbody></table></div></details>";
+}
+
 std::string pairs_table(const Pairs& pairs, const std::string& caption) {
   if (pairs.empty()) return {};
   std::string out = fmt::format("<details><summary>{}</summary><div class=\"scroll\"><table><tbody>", escape(caption));

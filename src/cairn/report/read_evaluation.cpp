@@ -86,6 +86,14 @@ Cell read_cell(const Json& json, const std::string& where) {
   cell.chance = named.number_in("chance", 0, 1);
   cell.seconds = named.number_in("seconds", 0, 1e12);
   cell.tokens_per_second = named.number_in("tokens_per_second", 0, 1e15);
+  cell.seconds_reading = named.number_in("seconds_reading", 0, 1e12);
+  cell.seconds_edits = named.number_in("seconds_edits", 0, 1e12);
+  cell.seconds_asking = named.number_in("seconds_asking", 0, 1e12);
+  cell.seconds_generating = named.number_in("seconds_generating", 0, 1e12);
+  cell.decode_milliseconds = named.number_in("decode_milliseconds", 0, 1e12);
+  cell.state_bytes = named.number_in("state_bytes", 0, 1e18);
+  cell.device_peak_bytes = named.number_in("device_peak_bytes", 0, 1e18);
+  cell.device_current_bytes = named.number_in("device_current_bytes", 0, 1e18);
   cell.shared_window = named.text("shared_window") == "true";
   if (named.has("recall")) {
     const Json& recall = named.at("recall");
