@@ -338,6 +338,21 @@ TEST(EvalJson, HoldsTheSchema) {
   EXPECT_EQ(c["failures"]["not_used"], 1);
   EXPECT_EQ(c["failures"]["misread"], 0);
   EXPECT_NE(eval_table({cell}).find(" 1u "), std::string::npos);
+  EXPECT_TRUE(c["diagnosis"].is_null());
+  cell.diagnosis.emplace();
+  cell.diagnosis->retrievals.resize(2);
+  cell.diagnosis->retrievals[0].ranks = {1, 4, 1, 90};
+  cell.diagnosis->source_drop.add(2);
+  cell.diagnosis->source_drop.add(4);
+  const auto diagnosed = parse_json(eval_json(header, small_config(100), {cell}), "test")["cells"][0]["diagnosis"];
+  EXPECT_EQ(diagnosed["retrievals"][0]["rank_median"], 1);
+  EXPECT_EQ(diagnosed["retrievals"][0]["rank_90"], 90);
+  EXPECT_EQ(diagnosed["retrievals"][0]["recall_at_1"], .5);
+  EXPECT_TRUE(diagnosed["retrievals"][0]["kl"]["mean"].is_null());
+  EXPECT_TRUE(diagnosed["retrievals"][1]["rank_median"].is_null());
+  EXPECT_EQ(diagnosed["source_drop"]["mean"], 3);
+  EXPECT_EQ(diagnosed["source_drop"]["standard_error"], 1);
+  EXPECT_EQ(diagnosed["other_drop"]["count"], 0);
   header.training_length.reset();
   EXPECT_TRUE(parse_json(eval_json(header, small_config(100), {}), "test")["training_length"].is_null());
 }

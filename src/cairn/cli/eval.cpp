@@ -24,7 +24,7 @@ struct Options {
   int64_t samples = 100, batch = 0, segment = 0, top_k = 0, training_length = 0;
   uint64_t seed = 1;
   int threads = 0;
-  bool no_floor = false;
+  bool no_floor = false, diagnose = false;
 };
 
 int run(const Options& options) {
@@ -36,6 +36,7 @@ int run(const Options& options) {
   plan.batch = options.batch;
   plan.floor = !options.no_floor;
   plan.edits = options.edits;
+  plan.diagnose = options.diagnose;
   for (const std::string& text : options.lengths) {
     int64_t length = 0;
     if (!parse_length(text, &length) || length < 1) throw UserError("--lengths: '{}' is not a length; write 4096, 4K or 1M", text);
@@ -114,6 +115,10 @@ void add_eval(CLI::App& app, Action* action) {
   command
       ->add_option("--training-length", o->training_length, "length the model was trained on, for the report (default: as the model says)")
       ->check(CLI::Range(int64_t{1}, int64_t{1} << 40));
+  command->add_flag(
+      "--diagnose", o->diagnose,
+      "measure the retrieval itself: ranks of the source chunks, landmark scores against attention masses (up to 16K tokens), "
+      "what single chunks contribute; asks every sample several times");
   command->add_flag("--no-floor", o->no_floor, "leave out the window-only floor");
   command->callback([o, action] { *action = [o] { return run(*o); }; });
 }

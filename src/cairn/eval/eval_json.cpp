@@ -7,6 +7,7 @@
 
 #include <algorithm>
 #include <chrono>
+#include <cmath>
 #include <ctime>
 #include <fstream>
 #include <iterator>
@@ -47,6 +48,28 @@ std::string failures_text(const EvalCell& cell) {
   return text.empty() ? "-" : text;
 }
 
+Json mean_json(const Mean& mean) {
+  const double error = mean.standard_error();
+  return {{"mean", mean.n > 0 ? Json(mean.mean) : Json(nullptr)},
+          {"standard_error", std::isfinite(error) ? Json(error) : Json(nullptr)},
+          {"count", mean.n}};
+}
+
+Json diagnosis_json(const Diagnosis& diagnosis) {
+  Json retrievals = Json::array();
+  for (const RetrievalDiagnosis& d : diagnosis.retrievals) {
+    const bool any = !d.ranks.empty();
+    const auto first = std::count(d.ranks.begin(), d.ranks.end(), int64_t{1});
+    retrievals.push_back({{"rows", std::ssize(d.ranks)},
+                          {"rank_median", any ? Json(quantile(d.ranks, .5)) : Json(nullptr)},
+                          {"rank_90", any ? Json(quantile(d.ranks, .9)) : Json(nullptr)},
+                          {"recall_at_1", any ? Json(share(first, std::ssize(d.ranks))) : Json(nullptr)},
+                          {"kl", mean_json(d.kl)},
+                          {"spearman", mean_json(d.spearman)}});
+  }
+  return {{"retrievals", retrievals}, {"source_drop", mean_json(diagnosis.source_drop)}, {"other_drop", mean_json(diagnosis.other_drop)}};
+}
+
 Json cell_json(const EvalCell& cell) {
   const Interval forced = wilson_interval(cell.correct, cell.samples), generated = wilson_interval(cell.generated_correct, cell.samples);
   Json recall = Json::array(), depths = Json::array();
@@ -80,6 +103,7 @@ Json cell_json(const EvalCell& cell) {
           {"chance", cell.chance},
           {"recall", recall},
           {"failures", failures},
+          {"diagnosis", cell.diagnosis ? diagnosis_json(*cell.diagnosis) : Json(nullptr)},
           {"seconds", cell.seconds},
           {"tokens_per_second", cell.seconds > 0 ? static_cast<double>(cell.tokens_read) / cell.seconds : 0},
           {"seconds_reading", t.reading},
@@ -171,6 +195,22 @@ std::string eval_table(const std::vector<EvalCell>& cells) {
   }
   const bool failed = std::any_of(cells.begin(), cells.end(), [](const EvalCell& cell) { return cell.correct < cell.samples; });
   if (failed) out += "failures: f source chunk not found, u found but not used, m misread, s no visible source\n";
+  for (const EvalCell& cell : cells) {
+    if (!cell.diagnosis) continue;
+    for (size_t r = 0; r < cell.diagnosis->retrievals.size(); ++r) {
+      const RetrievalDiagnosis& d = cell.diagnosis->retrievals[r];
+      if (d.ranks.empty()) continue;
+      out += fmt::format("{} {} retrieval {}: source's rank {} (median), {} (90 %)", cell.task, format_length(cell.length), r + 1,
+                         quantile(d.ranks, .5), quantile(d.ranks, .9));
+      if (d.kl.n > 0) out += fmt::format("; KL {:.3f} nats, Spearman {:.3f} of {} rows", d.kl.mean, d.spearman.mean, d.kl.n);
+      out += "\n";
+    }
+    const auto drop = [](const Mean& mean) {
+      return mean.n > 0 ? fmt::format("{:.3f} nats ({} tokens)", mean.mean, mean.n) : "not measured";
+    };
+    out += fmt::format("{} {} log-probability lost without the source chunk: {}; without another chosen chunk: {}\n", cell.task,
+                       format_length(cell.length), drop(cell.diagnosis->source_drop), drop(cell.diagnosis->other_drop));
+  }
   return out;
 }
 

@@ -104,8 +104,14 @@ class CellRunner {
     const std::vector<SampleScore> scores = score_samples(reader_, state, samples, tokenizer_, true, &cell_->times);
     cell_->state_bytes = std::max(cell_->state_bytes, state.bytes());
     if (cell_->times.decode_steps == 0) measure_decoding(reader_, state, samples[0], &cell_->times);
-    watch_.lap();  // measuring is not evaluating
-    for (size_t i = 0; i < samples.size(); ++i) add_score(scores[i], samples[i], cell_);
+    for (size_t i = 0; i < samples.size(); ++i) {
+      add_score(scores[i], samples[i], cell_);
+      if (!plan_.diagnose) continue;
+      if (!cell_->diagnosis) cell_->diagnosis.emplace();
+      note(cell_->samples, "diagnosing");
+      diagnose_sample(reader_, *state.row(static_cast<int64_t>(i)), samples[i], &*cell_->diagnosis);
+    }
+    watch_.lap();  // measuring and diagnosing are not evaluating
     note(cell_->samples, fmt::format("{} right", cell_->correct));
   }
 

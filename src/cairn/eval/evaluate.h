@@ -13,6 +13,7 @@
 #include <string>
 #include <vector>
 
+#include "cairn/eval/diagnose.h"
 #include "cairn/eval/failures.h"
 #include "cairn/infer/reader.h"
 #include "cairn/tasks/task_set.h"
@@ -30,6 +31,7 @@ struct EvalPlan {
   // Read a haystack window once for all samples of a cell, overwrite the needles, ask, restore: on | off | auto (long cells). The samples
   // of such a cell share one window; read one by one each has its own.
   std::string edits = "auto";
+  bool diagnose = false;  // fill EvalCell::diagnosis; every sample's tail is asked several times more
 };
 
 struct DepthBin {
@@ -51,6 +53,7 @@ struct EvalCell {
   int64_t tokens = 0, tokens_correct = 0;  // of answers, teacher-forced
   int64_t floor_samples = 0, floor_correct = 0;
   double chance = 0;
+  std::optional<Diagnosis> diagnosis;
   // Per retrieval: rows that predict an answer token with a visible source chunk, and those whose selection holds one.
   std::vector<int64_t> recall_rows, recall_hits;
   std::array<int64_t, kFailures> failures{};  // wrong samples, teacher-forced, by class (enum Failure); their sum is samples - correct

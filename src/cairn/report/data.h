@@ -29,6 +29,23 @@ struct Interval {
 };
 Interval wilson(int64_t correct, int64_t samples);
 
+// A mean of `count` values; kMissing without values, or where the file gives none.
+struct MeanValue {
+  double mean = kMissing, standard_error = kMissing;
+  int64_t count = 0;
+};
+
+// What `cairn eval --diagnose` measured (docs/evaluation.md).
+struct RetrievalDetail {
+  int64_t rows = 0;
+  double rank_median = kMissing, rank_90 = kMissing, recall_at_1 = kMissing;
+  MeanValue kl, spearman;  // nats; rank correlation
+};
+struct Diagnosis {
+  std::vector<RetrievalDetail> retrievals;
+  MeanValue source_drop, other_drop;  // nats
+};
+
 // One way of answering the samples of a cell. `accuracy` is kMissing without samples.
 struct Score {
   int64_t samples = 0, correct = 0;
@@ -56,6 +73,7 @@ struct Cell {
   std::vector<DepthBin> depths;  // kDepthBins, or none
   // Wrong samples (teacher-forced): source chunk not found, found but not used, misread, no visible source.
   std::optional<std::array<int64_t, kFailureClasses>> failures;
+  std::optional<Diagnosis> diagnosis;
 };
 
 // One model on one haystack: one file, or several files of the same model that do not overlap.

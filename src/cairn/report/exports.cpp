@@ -41,6 +41,25 @@ void add_score(const std::string& prefix, const Score* score, Json* json) {
   (*json)[prefix + "wilson_high"] = there ? number(score->interval.high) : Json(nullptr);
 }
 
+Json mean_json(const MeanValue& value) {
+  return {{"mean", number(value.mean)}, {"standard_error", number(value.standard_error)}, {"count", value.count}};
+}
+
+Json diagnosis_json(const Cell& cell) {
+  if (!cell.diagnosis) return nullptr;
+  Json list = Json::array();
+  for (const RetrievalDetail& d : cell.diagnosis->retrievals) {
+    list.push_back({{"rows", d.rows},
+                    {"rank_median", number(d.rank_median)},
+                    {"rank_90", number(d.rank_90)},
+                    {"recall_at_1", number(d.recall_at_1)},
+                    {"kl", mean_json(d.kl)},
+                    {"spearman", mean_json(d.spearman)}});
+  }
+  return {
+      {"retrievals", list}, {"source_drop", mean_json(cell.diagnosis->source_drop)}, {"other_drop", mean_json(cell.diagnosis->other_drop)}};
+}
+
 Json cell_json(const Cell& cell) {
   Json json = {{"task", cell.task}, {"length", cell.length}};
   add_score("", &cell.forced, &json);
@@ -66,6 +85,7 @@ Json cell_json(const Cell& cell) {
   } else {
     json["failures"] = nullptr;
   }
+  json["diagnosis"] = diagnosis_json(cell);
   json["depths"] = Json::array();
   for (const DepthBin& bin : cell.depths) {
     json["depths"].push_back({{"low", bin.low}, {"high", bin.high}, {"samples", bin.samples}, {"correct", bin.correct}});

@@ -203,6 +203,15 @@ class Page {
       add("<h3>Was the right chunk among the chosen?</h3>");
       charts(recalls, 290);
     }
+    std::string details;
+    for (const Evaluation& e : data_.evaluations) details += diagnosis_table(e);
+    if (!details.empty()) {
+      add("<h3>Retrieval in detail</h3><p class=\"note\">At the rows that predict an answer token: the rank of the best source chunk's "
+          "landmark among all visible chunks; how the landmark softmax and scores agree with the true attention mass; and the "
+          "log-probability, in nats, that the right token loses when its source chunk, or another chosen chunk, is switched off. Means "
+          "\u00b1 standard error.</p>{}",
+          details);
+    }
     add("</section>\n");
   }
 

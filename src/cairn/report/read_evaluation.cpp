@@ -70,6 +70,38 @@ void read_failures(const Fields& cell, Cell* out) {
   out->failures = counts;
 }
 
+MeanValue read_mean(const Fields& parent, const char* name) {
+  if (!parent.has(name)) return {};
+  const Fields fields(parent.at(name), fmt::format("{}: \"{}\"", parent.where(), name));
+  MeanValue value{fields.number_in("mean", -1e9, 1e9), fields.number_in("standard_error", 0, 1e9), fields.integer("count", 0, kMaxCount)};
+  if (std::isnan(value.mean) != (value.count == 0)) {
+    throw UserError("{}: {} values {} a mean", fields.where(), value.count, value.count == 0 ? "with" : "without");
+  }
+  return value;
+}
+
+void read_diagnosis(const Fields& cell, Cell* out) {
+  if (!cell.has("diagnosis")) return;
+  const Fields fields(cell.at("diagnosis"), cell.where() + ": \"diagnosis\"");
+  Diagnosis diagnosis;
+  const Json& list = fields.at("retrievals");
+  if (!list.is_array() || list.size() > 256) throw UserError("{}: \"retrievals\" must be a list", fields.where());
+  for (const Json& item : list) {
+    const Fields one(item, fmt::format("{}, retrieval {}", fields.where(), diagnosis.retrievals.size() + 1));
+    RetrievalDetail d;
+    d.rows = one.integer("rows", 0, kMaxCount);
+    d.rank_median = one.number_in("rank_median", 1, 1e15);
+    d.rank_90 = one.number_in("rank_90", 1, 1e15);
+    d.recall_at_1 = one.number_in("recall_at_1", 0, 1);
+    d.kl = read_mean(one, "kl");
+    d.spearman = read_mean(one, "spearman");
+    diagnosis.retrievals.push_back(d);
+  }
+  diagnosis.source_drop = read_mean(fields, "source_drop");
+  diagnosis.other_drop = read_mean(fields, "other_drop");
+  out->diagnosis = std::move(diagnosis);
+}
+
 Cell read_cell(const Json& json, const std::string& where) {
   const Fields fields(json, where);
   Cell cell;
@@ -110,6 +142,7 @@ Cell read_cell(const Json& json, const std::string& where) {
   }
   cell.depths = read_depths(named, samples);
   read_failures(named, &cell);
+  read_diagnosis(named, &cell);
   return cell;
 }
 
