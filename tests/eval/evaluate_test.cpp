@@ -6,6 +6,8 @@
 #include <ATen/ops/empty.h>
 #include <gtest/gtest.h>
 
+#include <numeric>
+
 #include "cairn/core/error.h"
 #include "cairn/core/json.h"
 #include "cairn/core/progress.h"
@@ -123,6 +125,9 @@ TEST(Scoring, OwnAnswersAreRight) {
   const auto again = score();
   EXPECT_FALSE(again[2].correct);
   EXPECT_TRUE(again[2].generated);
+  ASSERT_TRUE(again[2].failure.has_value());
+  EXPECT_NE(*again[2].failure, Failure::kNoSource);
+  EXPECT_FALSE(again[1].failure.has_value());
   EXPECT_LT(again[2].tokens_correct, again[2].tokens);
   EXPECT_TRUE(again[1].correct && again[3].correct);
   // A reference that the model does not say: generated is wrong, also where teacher forcing is right.
@@ -149,11 +154,19 @@ TEST(Scoring, RecallCountsVisibleSourcesOnly) {
   // All chunks selected: every visible source is a hit.
   EXPECT_EQ(score().recall_rows[0], score().tokens);
   EXPECT_EQ(score().recall_hits[0], score().tokens);
+  // All chunks selected, so that a wrong token is never one that was not found.
+  const int32_t said = sample.tail[sample.answers[0].begin];
+  sample.tail[sample.answers[0].begin] = said == 1 ? 2 : 1;
+  EXPECT_TRUE(score().failure == Failure::kNotUsed || score().failure == Failure::kMisread);
+  sample.tail[sample.answers[0].begin] = said;
   // A source in the chunk of the predicting row itself is not visible, one that is nowhere does not count.
   for (EvalAnswer& answer : sample.answers) {
     for (size_t j = 0; j < answer.source.size(); ++j) answer.source[j] = {tail_begin + answer.begin + static_cast<int64_t>(j) - 1, -1};
   }
   EXPECT_EQ(score().recall_rows[0], 0);
+  sample.tail[sample.answers[0].begin] = said == 1 ? 2 : 1;
+  EXPECT_EQ(score().failure, Failure::kNoSource);
+  sample.tail[sample.answers[0].begin] = said;
   // Nothing but one chunk selected: hits are what the selection says.
   for (EvalAnswer& answer : sample.answers) {
     for (auto& source : answer.source) source = {-1, 0};
@@ -186,7 +199,16 @@ TEST(Evaluate, CountsAddUpAndBatchesDoNotMatter) {
       EXPECT_EQ(cell.samples, 7);
       EXPECT_EQ(cell.floor_samples, 7);
       EXPECT_EQ(cell.tokens_read, 7 * cell.length);
+      EXPECT_GT(cell.times.reading, 0);
+      EXPECT_GT(cell.times.asking, 0);
+      EXPECT_EQ(cell.times.edits, 0);
+      EXPECT_DOUBLE_EQ(cell.seconds, cell.times.reading + cell.times.asking + cell.times.generating);
+      EXPECT_GT(cell.times.decode_seconds, 0);
+      EXPECT_EQ(cell.times.decode_steps, 8);
+      EXPECT_FALSE(cell.device_peak_bytes || cell.device_current_bytes) << "no GPU took part";
       EXPECT_EQ(cell.correct, results[0][i].correct);
+      EXPECT_EQ(cell.failures, results[0][i].failures);
+      EXPECT_EQ(std::accumulate(cell.failures.begin(), cell.failures.end(), int64_t{0}), cell.samples - cell.correct);
       EXPECT_EQ(cell.tokens_correct, results[0][i].tokens_correct);
       EXPECT_EQ(cell.recall_hits, results[0][i].recall_hits);
       EXPECT_EQ(cell.recall_rows[0], results[0][i].recall_rows[0]);
@@ -239,6 +261,9 @@ TEST(Evaluate, EditsGiveWhatFreshReadsGive) {
     EXPECT_EQ(edited[i].recall_hits, fresh[i].recall_hits);
     EXPECT_EQ(edited[i].floor_correct, fresh[i].floor_correct);
     EXPECT_LT(edited[i].tokens_read, fresh[i].tokens_read);
+    EXPECT_GT(edited[i].times.edits, 0);
+    // Four states read together against one: caches, tail and pages are rows of the same sizes.
+    EXPECT_EQ(fresh[i].state_bytes, 4 * edited[i].state_bytes);
   }
 }
 
@@ -283,6 +308,9 @@ TEST(EvalJson, HoldsTheSchema) {
   cell.tokens_correct = 27;
   cell.recall_rows = {28, 0}, cell.recall_hits = {14, 0}, cell.seconds = 2, cell.tokens_read = 4 * 4096;
   cell.depths[9] = {4, 3};
+  cell.failures = {0, 1, 0, 0};
+  cell.times = {1, .25, .5, .25, .016, 8};
+  cell.state_bytes = 5'000'000;
   EvalHeader header;
   header.model = "models/x";
   header.command = "cairn eval models/x";
@@ -303,6 +331,28 @@ TEST(EvalJson, HoldsTheSchema) {
   ASSERT_EQ(c["depths"].size(), 10u);
   EXPECT_EQ(c["depths"][9]["correct"], 3);
   EXPECT_EQ(c["floor_samples"], 0);
+  EXPECT_EQ(c["seconds_edits"], .25);
+  EXPECT_EQ(c["decode_milliseconds"], 2);
+  EXPECT_EQ(c["state_bytes"], 5'000'000);
+  EXPECT_TRUE(c["device_peak_bytes"].is_null());
+  EXPECT_EQ(c["failures"]["not_used"], 1);
+  EXPECT_EQ(c["failures"]["misread"], 0);
+  EXPECT_NE(eval_table({cell}).find(" 1u "), std::string::npos);
+  EXPECT_TRUE(c["diagnosis"].is_null());
+  cell.diagnosis.emplace();
+  cell.diagnosis->retrievals.resize(2);
+  cell.diagnosis->retrievals[0].ranks = {1, 4, 1, 90};
+  cell.diagnosis->source_drop.add(2);
+  cell.diagnosis->source_drop.add(4);
+  const auto diagnosed = parse_json(eval_json(header, small_config(100), {cell}), "test")["cells"][0]["diagnosis"];
+  EXPECT_EQ(diagnosed["retrievals"][0]["rank_median"], 1);
+  EXPECT_EQ(diagnosed["retrievals"][0]["rank_90"], 90);
+  EXPECT_EQ(diagnosed["retrievals"][0]["recall_at_1"], .5);
+  EXPECT_TRUE(diagnosed["retrievals"][0]["kl"]["mean"].is_null());
+  EXPECT_TRUE(diagnosed["retrievals"][1]["rank_median"].is_null());
+  EXPECT_EQ(diagnosed["source_drop"]["mean"], 3);
+  EXPECT_EQ(diagnosed["source_drop"]["standard_error"], 1);
+  EXPECT_EQ(diagnosed["other_drop"]["count"], 0);
   header.training_length.reset();
   EXPECT_TRUE(parse_json(eval_json(header, small_config(100), {}), "test")["training_length"].is_null());
 }

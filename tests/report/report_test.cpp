@@ -58,6 +58,60 @@ TEST_F(ReportTest, OneFileHoldsTheNumbersAndLoadsNothing) {
   EXPECT_EQ(slurp(html), page) << "the same inputs give the same bytes";
 }
 
+TEST_F(ReportTest, TimesAndMemoryAreShown) {
+  json cell = make_cell("t", 4096, 10, 10);
+  cell["seconds_reading"] = 9.5, cell["seconds_edits"] = 1, cell["seconds_asking"] = 2, cell["seconds_generating"] = 0;
+  cell["decode_milliseconds"] = 3.25, cell["state_bytes"] = 7340032, cell["device_peak_bytes"] = 123456789,
+  cell["device_current_bytes"] = nullptr;
+  write_report({write("e.json", make_eval("m", {cell}))}, folder_ / "r.html");
+  const std::string page = slurp(folder_ / "r.html");
+  EXPECT_EQ(tag_errors(page), "");
+  for (const char* text : {"3.25 ms a generated token", "7.34 MB kept", "123 MB held by the GPU", "<td>9.5</td>", "Where the time went"}) {
+    EXPECT_NE(page.find(text), std::string::npos) << text;
+  }
+  const std::string csv = slurp(folder_ / "r.csv");
+  EXPECT_NE(csv.find(",9.5,1,2,0,3.25,7340032,123456789,,"), std::string::npos);
+  EXPECT_EQ(json::parse(slurp(folder_ / "r.json"))["evaluations"][0]["cells"][0]["decode_milliseconds"], 3.25);
+  cell["decode_milliseconds"] = -1;
+  EXPECT_THROW(write_report({write("e.json", make_eval("m", {cell}))}, folder_ / "r.html"), UserError);
+  // A file of before has none of them: no empty table, no empty chart.
+  write_report({write("old.json", make_eval("m", {make_cell("t", 4096, 10, 10)}))}, folder_ / "r.html");
+  EXPECT_EQ(slurp(folder_ / "r.html").find("Where the time went"), std::string::npos);
+}
+
+TEST_F(ReportTest, DiagnosisIsShown) {
+  const auto mean = [](double value, double error, int64_t count) {
+    return json{{"mean", value}, {"standard_error", error}, {"count", count}};
+  };
+  const json nothing = {{"mean", nullptr}, {"standard_error", nullptr}, {"count", 0}};
+  json cell = make_cell("t", 4096, 10, 10);
+  json retrieval = {{"rows", 70},         {"rank_median", 1}, {"rank_90", 12345}, {"recall_at_1", .5}, {"kl", mean(.625, .0625, 70)},
+                    {"spearman", nothing}};
+  cell["diagnosis"] = {{"retrievals", {retrieval}}, {"source_drop", mean(4.5, .25, 60)}, {"other_drop", mean(-.125, .5, 60)}};
+  write_report({write("e.json", make_eval("m", {cell}))}, folder_ / "r.html");
+  const std::string page = slurp(folder_ / "r.html");
+  EXPECT_EQ(tag_errors(page), "");
+  for (const char* text : {"Retrieval in detail", "12,345", "0.625 <small>\u00b1 0.062", "4.500 <small>\u00b1 0.250", "-0.125"}) {
+    EXPECT_NE(page.find(text), std::string::npos) << text;
+  }
+  const json numbers = json::parse(slurp(folder_ / "r.json"))["evaluations"][0]["cells"][0]["diagnosis"];
+  EXPECT_EQ(numbers["retrievals"][0]["rank_90"], 12345);
+  EXPECT_TRUE(numbers["retrievals"][0]["spearman"]["mean"].is_null());
+  EXPECT_EQ(numbers["source_drop"]["count"], 60);
+  const auto refused = [&](json bad) {
+    EXPECT_THROW(write_report({write("e.json", make_eval("m", {bad}))}, folder_ / "r.html"), UserError) << bad;
+  };
+  json bad = cell;
+  bad["diagnosis"]["source_drop"]["count"] = 0;
+  refused(bad);
+  bad = cell;
+  bad["diagnosis"]["retrievals"][0]["rank_median"] = 0;
+  refused(bad);
+  bad = cell;
+  bad["diagnosis"]["retrievals"] = 3;
+  refused(bad);
+}
+
 TEST_F(ReportTest, EverythingFromFilesIsEscaped) {
   const std::string evil = "</script><script>alert('x')</script>\"><img src=x onerror=alert(1)>&amp;";
   json e = make_eval(evil, {make_cell(evil, 128, 10, 10), make_cell(evil, 256, 10, 3)});

@@ -59,6 +59,11 @@ inline json make_cell(const std::string& task, int64_t length, int64_t samples, 
   return cell;
 }
 
+inline json with_failures(json cell, int64_t not_found, int64_t not_used, int64_t misread, int64_t no_source) {
+  cell["failures"] = {{"not_found", not_found}, {"not_used", not_used}, {"misread", misread}, {"no_source", no_source}};
+  return cell;
+}
+
 inline json with_floor(json cell, int64_t samples, int64_t correct) {
   cell["floor_samples"] = samples;
   cell["floor_correct"] = correct;

@@ -17,6 +17,11 @@ void add_check(CLI::App& app, Action* action);      // operators against referen
 void add_bench(CLI::App& app, Action* action);      // bench ops | bench read
 void add_tokenizer(CLI::App& app, Action* action);  // tokenizer train | encode | decode
 void add_shard(CLI::App& app, Action* action);      // text files -> token shard
+void add_read(CLI::App& app, Action* action);       // text files -> memory file
+void add_ask(CLI::App& app, Action* action);        // questions about a memory, answers with their chunks
+void add_generate(CLI::App& app, Action* action);   // text behind a prompt
+void add_edit(CLI::App& app, Action* action);       // overwrite, insert, delete in a memory
+void add_join(CLI::App& app, Action* action);       // memories -> one memory
 void add_train(CLI::App& app, Action* action);
 void add_eval(CLI::App& app, Action* action);
 void add_report(CLI::App& app, Action* action);

@@ -9,8 +9,8 @@
 #include "cairn/core/error.h"
 #include "cairn/core/log.h"
 #include "cairn/core/progress.h"
-#include "cairn/eval/eval_json.h"
 #include "cairn/eval/evaluate.h"
+#include "cairn/eval/open_model.h"
 #include "cairn/report/report.h"
 #include "cairn/train/trainer.h"
 
@@ -29,28 +29,22 @@ struct Options {
 
 // The word-pairs sweep of the trained model; the JSON file is rewritten after each cell.
 std::vector<EvalCell> sweep(const Options& options, const TrainConfig& config, const fs::path& model_folder, const fs::path& json) {
-  const LoadedModel loaded = load_model(model_folder, at::kCPU);
-  const std::shared_ptr<const Tokenizer> tokenizer = load_tokenizer(loaded.tokenizer_file);
-  TaskOptions task_options = config.tasks;
-  const TaskSet tasks(tokenizer, nullptr, task_options);
-  Reader reader(std::make_shared<Model>(loaded.config, loaded.parameters), ReaderOptions{});
+  OpenOptions opening;
+  opening.folder = model_folder.string();
+  opening.training_length = config.longest();
+  OpenedModel opened = open_model(opening);
+  const TaskSet tasks(opened.tokenizer, nullptr, config.tasks);
   EvalPlan plan;
   plan.tasks = {"word_pairs"};
   for (const int64_t multiple : options.multiples) plan.lengths.push_back(multiple * config.longest());
   plan.samples = options.samples;
   plan.seed =
       static_cast<uint64_t>(options.seed) + 1000;  // evaluation pairs are held out by hash; another seed keeps the fillers apart too
-  EvalHeader header;
-  header.model = model_folder.string();
-  header.fingerprint = loaded.fingerprint;
-  header.haystack = "rivals";
-  header.command = command_line();
-  header.created = utc_now();
-  header.seed = plan.seed;
-  header.training_length = config.longest();
-  check_plan(reader, tasks, plan);
-  return evaluate(reader, tasks, *tokenizer, plan,
-                  [&](const std::vector<EvalCell>& cells) { write_file(json, eval_json(header, loaded.config, cells)); });
+  opened.header.haystack = "rivals";
+  opened.header.seed = plan.seed;
+  check_plan(opened.reader, tasks, plan);
+  return evaluate(opened.reader, tasks, *opened.tokenizer, plan,
+                  [&](const std::vector<EvalCell>& cells) { write_file(json, eval_json(opened.header, opened.config, cells)); });
 }
 
 // Results that come with shipped models (models/NAME/eval*.json) stand beside the demo's own.

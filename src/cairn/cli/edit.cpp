@@ -1,4 +1,6 @@
 // cairn edit MODEL NAME.memory: overwrite, insert or delete tokens; cairn join MODEL A.memory B.memory -o C.memory.
+#include "cairn/infer/edit.h"
+
 #include <fmt/format.h>
 
 #include <chrono>
@@ -7,7 +9,6 @@
 
 #include "cairn/cli/memory_session.h"
 #include "cairn/core/error.h"
-#include "cairn/infer/edit.h"
 #include "cairn/infer/text_view.h"
 
 namespace cairn {
@@ -44,8 +45,8 @@ int run_edit(const EditOptions& o) {
   const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
   commit_change(file, text, change);
   const double all = std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
-  fmt::print("{}: {} tokens; {} chunks encoded again in {:.1f} ms, in the file after {:.1f} ms\n", o.memory, text.tokens.size(), change.added,
-             1e3 * seconds, 1e3 * all);
+  fmt::print("{}: {} tokens; {} chunks encoded again in {:.1f} ms, in the file after {:.1f} ms\n", o.memory, text.tokens.size(),
+             change.added, 1e3 * seconds, 1e3 * all);
   return 0;
 }
 
@@ -89,7 +90,8 @@ void add_edit(CLI::App& app, Action* action) {
   command->add_option("--at", o->at, "first token")->check(CLI::Range(int64_t{0}, int64_t{1} << 50))->required();
   command->add_option("--text", o->text, "new text: overwrites as many tokens as it has");
   command->add_flag("--insert", o->insert, "put the text in front of the token instead (both on the chunk grid)");
-  auto* count = command->add_option("--delete", o->count, "delete so many tokens (on the chunk grid)")->check(CLI::Range(int64_t{1}, int64_t{1} << 50));
+  auto* count = command->add_option("--delete", o->count, "delete so many tokens (on the chunk grid)")
+                    ->check(CLI::Range(int64_t{1}, int64_t{1} << 50));
   command->add_flag("--show", o->show, "only show the text there (--delete: so many tokens)");
   (void)count;
   command->callback([o, action] { *action = [o] { return run_edit(*o); }; });

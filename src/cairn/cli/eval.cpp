@@ -1,5 +1,4 @@
 // cairn eval MODEL: how often a model answers right, over tasks and lengths.
-#include <ATen/Context.h>
 #include <ATen/Parallel.h>
 
 #include <cstdio>
@@ -10,9 +9,8 @@
 #include "cairn/core/files.h"
 #include "cairn/core/log.h"
 #include "cairn/core/progress.h"
-#include "cairn/core/safetensors.h"
-#include "cairn/eval/eval_json.h"
 #include "cairn/eval/evaluate.h"
+#include "cairn/eval/open_model.h"
 #include "cairn/text/token_source.h"
 
 namespace cairn {
@@ -26,31 +24,11 @@ struct Options {
   int64_t samples = 100, batch = 0, segment = 0, top_k = 0, training_length = 0;
   uint64_t seed = 1;
   int threads = 0;
-  bool no_floor = false;
+  bool no_floor = false, diagnose = false;
 };
-
-at::Device parse_device(const std::string& name) {
-  if (name == "cpu") return at::kCPU;
-  if (!at::globalContext().hasCUDA()) {
-    throw UserError(
-        "--device cuda: this program or this machine has no CUDA; use --device cpu, or build with `make build CUDA=1` where a GPU is");
-  }
-  return at::Device(at::kCUDA, 0);
-}
-
-// What the training wrote beside the weights, if anything.
-std::optional<int64_t> training_length(const Options& options) {
-  if (options.training_length > 0) return options.training_length;
-  const SafetensorsFile file(fs::path(options.model) / "model.safetensors");
-  const auto found = file.metadata().find("training_length");
-  int64_t length = 0;
-  if (found != file.metadata().end() && parse_length(found->second, &length) && length > 0) return length;
-  return std::nullopt;
-}
 
 int run(const Options& options) {
   if (options.threads > 0) at::set_num_threads(options.threads);
-  const at::Device device = parse_device(options.device);
   EvalPlan plan;
   plan.tasks = options.tasks;
   plan.samples = options.samples;
@@ -58,56 +36,46 @@ int run(const Options& options) {
   plan.batch = options.batch;
   plan.floor = !options.no_floor;
   plan.edits = options.edits;
+  plan.diagnose = options.diagnose;
   for (const std::string& text : options.lengths) {
     int64_t length = 0;
     if (!parse_length(text, &length) || length < 1) throw UserError("--lengths: '{}' is not a length; write 4096, 4K or 1M", text);
     plan.lengths.push_back(length);
   }
 
-  LoadedModel loaded = load_model(options.model, device);
-  const std::shared_ptr<const Tokenizer> tokenizer = load_tokenizer(loaded.tokenizer_file);
-  if (tokenizer->vocab_size() > loaded.config.vocab) {
-    throw UserError("{}: the tokenizer has {} tokens, the model {}", options.model, tokenizer->vocab_size(), loaded.config.vocab);
-  }
-  const bool own_words = tokenizer->fingerprint() == make_word_pairs_tokenizer()->fingerprint();
+  OpenOptions opening;
+  opening.folder = options.model;
+  opening.device = options.device;
+  opening.precision = options.precision;
+  opening.segment = options.segment;
+  opening.top_k = options.top_k;
+  if (options.training_length > 0) opening.training_length = options.training_length;
+  OpenedModel opened = open_model(opening);
+  const std::shared_ptr<const Tokenizer>& tokenizer = opened.tokenizer;
   if (plan.tasks.empty()) {
-    plan.tasks =
-        own_words ? std::vector<std::string>{"word_pairs"} : std::vector<std::string>{"single_needle", "multi_query", "variable_tracking"};
+    plan.tasks = opened.own_words ? std::vector<std::string>{"word_pairs"}
+                                  : std::vector<std::string>{"single_needle", "multi_query", "variable_tracking"};
   }
   std::string haystack = options.haystack;
-  if (haystack.empty() && !own_words) haystack = "prose";
+  if (haystack.empty() && !opened.own_words) haystack = "prose";
   if (!haystack.empty()) plan.haystack = open_token_source(haystack, tokenizer);
   TaskOptions task_options;
-  task_options.mix = {own_words ? "word_pairs:1" : "text:1"};
+  task_options.mix = {opened.own_words ? "word_pairs:1" : "text:1"};
   // Training text is asked for by the mix only; evaluation draws nothing from it.
-  const TaskSet tasks(tokenizer, own_words ? nullptr : plan.haystack, task_options);
-
-  ReaderOptions reading;
-  const std::string precision = options.precision == "auto" ? (device.is_cuda() ? "bf16" : "fp32") : options.precision;
-  reading.compute = precision == "bf16" ? at::kBFloat16 : at::kFloat;
-  reading.segment = options.segment;
-  reading.top_k = options.top_k;
-  Reader reader(std::make_shared<Model>(loaded.config, loaded.parameters), reading);
-
-  EvalHeader header;
-  header.model = options.model;
-  header.fingerprint = loaded.fingerprint;
+  const TaskSet tasks(tokenizer, opened.own_words ? nullptr : plan.haystack, task_options);
+  Reader& reader = opened.reader;
+  EvalHeader& header = opened.header;
   header.haystack = haystack.empty() ? "rivals" : haystack;
-  header.command = command_line();
-  header.created = utc_now();
   header.seed = options.seed;
-  header.training_length = training_length(options);
-  header.device = device;
-  header.compute = reading.compute;
 
   install_stop_handler();
-  log_info("{}: {:.2f}M parameters, {} threads, {}, {}", options.model, static_cast<double>(loaded.config.parameter_count()) / 1e6,
-           at::get_num_threads(), device.str(), precision);
+  log_info("{}: {:.2f}M parameters, {} threads, {}, {}", options.model, static_cast<double>(opened.config.parameter_count()) / 1e6,
+           at::get_num_threads(), header.device.str(), header.compute == at::kFloat ? "fp32" : "bf16");
   check_plan(reader, tasks, plan);
   if (!options.json.empty())
-    write_file(options.json, eval_json(header, loaded.config, {}));  // a path that cannot be written is refused before work
+    write_file(options.json, eval_json(header, opened.config, {}));  // a path that cannot be written is refused before work
   const std::vector<EvalCell> cells = evaluate(reader, tasks, *tokenizer, plan, [&](const std::vector<EvalCell>& so_far) {
-    if (!options.json.empty()) write_file(options.json, eval_json(header, loaded.config, so_far));
+    if (!options.json.empty()) write_file(options.json, eval_json(header, opened.config, so_far));
   });
   std::fputs(eval_table(cells).c_str(), stdout);
   if (stop_requested()) {
@@ -147,6 +115,10 @@ void add_eval(CLI::App& app, Action* action) {
   command
       ->add_option("--training-length", o->training_length, "length the model was trained on, for the report (default: as the model says)")
       ->check(CLI::Range(int64_t{1}, int64_t{1} << 40));
+  command->add_flag(
+      "--diagnose", o->diagnose,
+      "measure the retrieval itself: ranks of the source chunks, landmark scores against attention masses (up to 16K tokens), "
+      "what single chunks contribute; asks every sample several times");
   command->add_flag("--no-floor", o->no_floor, "leave out the window-only floor");
   command->callback([o, action] { *action = [o] { return run(*o); }; });
 }

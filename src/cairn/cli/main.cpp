@@ -20,6 +20,11 @@ void add_commands(CLI::App& app, Action* action) {
   add_tokenizer(app, action);
   add_shard(app, action);
   add_train(app, action);
+  add_read(app, action);
+  add_ask(app, action);
+  add_generate(app, action);
+  add_edit(app, action);
+  add_join(app, action);
   add_eval(app, action);
   add_report(app, action);
   add_check(app, action);

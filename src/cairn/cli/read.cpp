@@ -40,21 +40,21 @@ int run(const Options& options) {
   } else {
     file.emplace(MemoryFile::create(part, maker_of(opened)));
   }
-  if (file->root().reading) std::fprintf(stderr, "cairn: going on at token %lld\n", static_cast<long long>(file->root().reading->memory.tokens));
+  if (file->root().reading)
+    std::fprintf(stderr, "cairn: going on at token %lld\n", static_cast<long long>(file->root().reading->memory.tokens));
 
   install_stop_handler();
   Progress progress("read", 0, "tokens");
-  const ReadTextResult result =
-      read_text(opened.reader, *file, opened.tokenizer, reading, [&](const ReadTextProgress& now) {
-        std::string note;
-        if (now.bytes_total > 0 && now.bytes_done > 0) {
-          const double share = static_cast<double>(now.bytes_done) / static_cast<double>(now.bytes_total);
-          note = fmt::format("{:.0f} % of {}", 100 * share, format_bytes(static_cast<double>(now.bytes_total)));
-          if (progress.seconds() > 2 && share < 1) note += fmt::format(", {} left", format_duration(progress.seconds() * (1 - share) / share));
-        }
-        progress.update(now.tokens, note);
-        return !stop_requested();
-      });
+  const ReadTextResult result = read_text(opened.reader, *file, opened.tokenizer, reading, [&](const ReadTextProgress& now) {
+    std::string note;
+    if (now.bytes_total > 0 && now.bytes_done > 0) {
+      const double share = static_cast<double>(now.bytes_done) / static_cast<double>(now.bytes_total);
+      note = fmt::format("{:.0f} % of {}", 100 * share, format_bytes(static_cast<double>(now.bytes_total)));
+      if (progress.seconds() > 2 && share < 1) note += fmt::format(", {} left", format_duration(progress.seconds() * (1 - share) / share));
+    }
+    progress.update(now.tokens, note);
+    return !stop_requested();
+  });
   if (!result.finished) {
     progress.finish("stopped");
     std::fprintf(stderr, "cairn: stopped after %lld tokens; the same command goes on\n", static_cast<long long>(result.tokens));

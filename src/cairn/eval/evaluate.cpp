@@ -1,11 +1,8 @@
 #include "cairn/eval/evaluate.h"
 
-#include <ATen/TensorOperators.h>
-#include <c10/core/CachingDeviceAllocator.h>
 #include <fmt/ranges.h>
 
 #include <algorithm>
-#include <chrono>
 #include <iterator>
 #include <span>
 #include <utility>
@@ -13,6 +10,7 @@
 #include "cairn/core/error.h"
 #include "cairn/core/files.h"
 #include "cairn/core/progress.h"
+#include "cairn/eval/resources.h"
 #include "cairn/eval/scoring.h"
 #include "cairn/tasks/word_pairs.h"
 
@@ -39,40 +37,8 @@ int64_t longest_tail(std::span<const EvalSample> samples) {
   return longest;
 }
 
-int64_t free_memory(at::Device device) {
-  if (device.is_cpu()) return available_memory();
-  const auto [free, total] =
-      at::getDeviceAllocator(device.type())->getMemoryInfo(device.has_index() ? device.index() : c10::DeviceIndex{0});
-  return static_cast<int64_t>(free);
-}
-
-// Working memory of one segment, all rows: residual stream, joined projections and the MLP's two halves, in fp32 to be on the safe side.
-int64_t working_bytes(const Reader& reader) {
-  const ModelConfig& c = reader.model().config();
-  const int64_t widest = 4 * c.d_model + (c.heads + 2 * c.kv_heads) * c.head_dim + 4 * c.mlp();
-  return reader.segment_tokens() * widest * 4 + (int64_t{256} << 20);
-}
-
-int64_t state_bytes(const Reader& reader, int64_t rows, int64_t length) {
-  return Reader::state_bytes(reader.model().config(), rows, length, reader.options().compute);
-}
-
-// Rows read together: the GEMMs are full from a few rows on; more than a quarter of the memory is not taken for it.
 int64_t choose_batch(const Reader& reader, const EvalPlan& plan, int64_t length) {
-  if (plan.batch > 0) return std::min(plan.batch, plan.samples);
-  const int64_t most = reader.device().is_cuda() ? 64 : 16;
-  const int64_t fits = free_memory(reader.device()) / 4 / std::max<int64_t>(1, state_bytes(reader, 1, length));
-  return std::clamp<int64_t>(std::min(fits, most), 1, plan.samples);
-}
-
-void require_memory(const Reader& reader, int64_t rows, int64_t length) {
-  const int64_t memory = state_bytes(reader, rows, length), work = working_bytes(reader), have = free_memory(reader.device());
-  if (memory + work <= have) return;
-  throw ResourceError(
-      "{} x {} tokens need {} for the memory and {} to work, but only {} of {} memory are free; use shorter lengths, a smaller --batch or "
-      "--precision bf16",
-      rows, length, format_bytes(static_cast<double>(memory)), format_bytes(static_cast<double>(work)),
-      format_bytes(static_cast<double>(have)), reader.device().is_cuda() ? "GPU" : "main");
+  return plan.batch > 0 ? std::min(plan.batch, plan.samples) : rows_that_fit(reader, plan.samples, length);
 }
 
 // Thrown by nothing but a stop request inside a cell; the cell is dropped.
@@ -86,16 +52,23 @@ class CellRunner {
         plan_(plan),
         samples_(std::move(samples)),
         cell_(cell),
-        progress_(cell->task + " " + format_length(cell->length), std::ssize(samples_), "samples") {}
+        progress_(cell->task + " " + format_length(cell->length), std::ssize(samples_), "samples"),
+        watch_(reader.device()) {}
 
   void run() {
+    reset_peak_memory(reader_.device());
     cell_->shared_window = by_edits();
     if (cell_->shared_window) {
       run_by_edits();
     } else {
       run_one_by_one();
     }
-    cell_->seconds = progress_.seconds();
+    const EvalTimes& t = cell_->times;
+    cell_->seconds = t.reading + t.edits + t.asking + t.generating;
+    if (const auto memory = device_memory(reader_.device())) {
+      cell_->device_peak_bytes = memory->peak;
+      cell_->device_current_bytes = memory->current;
+    }
     if (plan_.floor) run_floor();
     progress_.finish(fmt::format("{} of {} right", cell_->correct, cell_->samples));
   }
@@ -124,11 +97,21 @@ class CellRunner {
       return true;
     });
     if (stopped) throw Stopped{};
+    cell_->times.reading += watch_.lap();
   }
 
   void score(const ReaderState& state, std::span<const EvalSample> samples) {
-    const std::vector<SampleScore> scores = score_samples(reader_, state, samples, tokenizer_, true);
-    for (size_t i = 0; i < samples.size(); ++i) add_score(scores[i], samples[i], cell_);
+    const std::vector<SampleScore> scores = score_samples(reader_, state, samples, tokenizer_, true, &cell_->times);
+    cell_->state_bytes = std::max(cell_->state_bytes, state.bytes());
+    if (cell_->times.decode_steps == 0) measure_decoding(reader_, state, samples[0], &cell_->times);
+    for (size_t i = 0; i < samples.size(); ++i) {
+      add_score(scores[i], samples[i], cell_);
+      if (!plan_.diagnose) continue;
+      if (!cell_->diagnosis) cell_->diagnosis.emplace();
+      note(cell_->samples, "diagnosing");
+      diagnose_sample(reader_, *state.row(static_cast<int64_t>(i)), samples[i], &*cell_->diagnosis);
+    }
+    watch_.lap();  // measuring and diagnosing are not evaluating
     note(cell_->samples, fmt::format("{} right", cell_->correct));
   }
 
@@ -165,9 +148,11 @@ class CellRunner {
                                            [&](int64_t, int64_t begin, std::span<int32_t> out) { read_sample(sample, begin, out); }));
         cell_->tokens_read += replaced.back().tokens;
       }
+      cell_->times.edits += watch_.lap();
       score(*state, {&sample, 1});
       cell_->tokens_read += sample.length - before;
       for (size_t i = replaced.size(); i-- > 0;) reader_.restore(*state, replaced[i]);
+      cell_->times.edits += watch_.lap();
     }
   }
 
@@ -197,6 +182,7 @@ class CellRunner {
   std::vector<EvalSample> samples_;
   EvalCell* cell_;
   Progress progress_;
+  Stopwatch watch_;
 };
 
 }  // namespace

@@ -9,9 +9,12 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
+#include "cairn/eval/diagnose.h"
+#include "cairn/eval/failures.h"
 #include "cairn/infer/reader.h"
 #include "cairn/tasks/task_set.h"
 
@@ -28,10 +31,19 @@ struct EvalPlan {
   // Read a haystack window once for all samples of a cell, overwrite the needles, ask, restore: on | off | auto (long cells). The samples
   // of such a cell share one window; read one by one each has its own.
   std::string edits = "auto";
+  bool diagnose = false;  // fill EvalCell::diagnosis; every sample's tail is asked several times more
 };
 
 struct DepthBin {
   int64_t samples = 0, correct = 0;
+};
+
+// Where the time of a cell went.
+struct EvalTimes {
+  double reading = 0, edits = 0;      // seconds: texts through the lower half; needles written over and taken back (shared windows)
+  double asking = 0, generating = 0;  // seconds: tails teacher-forced; answers generated where teacher forcing failed
+  double decode_seconds = 0;          // of `decode_steps` greedy steps, one text, one token each, at this length; not in the sums above
+  int64_t decode_steps = 0;           // 0: not measured
 };
 
 struct EvalCell {
@@ -41,12 +53,18 @@ struct EvalCell {
   int64_t tokens = 0, tokens_correct = 0;  // of answers, teacher-forced
   int64_t floor_samples = 0, floor_correct = 0;
   double chance = 0;
+  std::optional<Diagnosis> diagnosis;
   // Per retrieval: rows that predict an answer token with a visible source chunk, and those whose selection holds one.
   std::vector<int64_t> recall_rows, recall_hits;
-  std::array<DepthBin, kBins> depths;  // by the place of the asked needle, teacher-forced
-  double seconds = 0;                  // of reading, asking and generating; floors not counted
-  int64_t tokens_read = 0;             // tokens that went through the lower half in that time
-  bool shared_window = false;          // by edits of one window
+  std::array<int64_t, kFailures> failures{};  // wrong samples, teacher-forced, by class (enum Failure); their sum is samples - correct
+  std::array<DepthBin, kBins> depths;         // by the place of the asked needle, teacher-forced
+  double seconds = 0;                         // of reading, edits, asking and generating; floors not counted
+  EvalTimes times;
+  int64_t state_bytes = 0;  // of the largest state that was asked (all rows read together)
+  // By the allocator of a GPU: the most that was held during the cell (floors not counted), and what was held at its end.
+  std::optional<int64_t> device_peak_bytes, device_current_bytes;
+  int64_t tokens_read = 0;     // tokens that went through the lower half in that time
+  bool shared_window = false;  // by edits of one window
 };
 
 // Raises UserError (unknown task, haystack too short, length too short) and ResourceError before any work.

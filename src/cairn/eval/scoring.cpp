@@ -3,6 +3,7 @@
 #include <ATen/core/grad_mode.h>
 #include <ATen/ops/argmax.h>
 #include <ATen/ops/cat.h>
+#include <ATen/ops/constant_pad_nd.h>
 #include <ATen/ops/empty.h>
 
 #include <algorithm>
@@ -10,6 +11,7 @@
 #include <iterator>
 
 #include "cairn/core/error.h"
+#include "cairn/eval/resources.h"
 #include "cairn/infer/decoder.h"
 
 namespace cairn {
@@ -35,23 +37,55 @@ bool holds_references(const std::vector<int32_t>& ids, const EvalAnswer& answer,
                      [&](const std::string& reference) { return contains_case_insensitive(text, reference); });
 }
 
-// Hits of the source chunks among the selected chunks, for every answer token of one row. index: int64 [n,Q,N] of row `row`, column c =
+// What one retrieval chose over all columns, on the host: index int64 [B,n,Q,N], weight fp32 [B,n,heads,N]. Pieces may differ in slots (a
+// memory that grew), so each is padded to the widest.
+class TailChoices {
+ public:
+  void add(const RetrievalTrace& trace) {
+    index_.push_back(trace.selection.index);
+    weight_.push_back(trace.weight);
+  }
+  void join() {
+    index = joined(index_, -1, at::kLong);
+    weight = joined(weight_, 0, at::kFloat);
+  }
+  Choice at(int64_t row, int64_t column) const {
+    const int64_t slots = index.size(3), groups = index.size(2), heads = weight.size(2), cell = row * index.size(1) + column;
+    return {{index.data_ptr<int64_t>() + cell * groups * slots, static_cast<size_t>(groups * slots)},
+            {weight.data_ptr<float>() + cell * heads * slots, static_cast<size_t>(heads * slots)},
+            slots};
+  }
+
+ private:
+  static at::Tensor joined(std::vector<at::Tensor>& pieces, double fill, at::ScalarType type) {
+    int64_t slots = 0;
+    for (const at::Tensor& piece : pieces) slots = std::max(slots, piece.size(3));
+    for (at::Tensor& piece : pieces) piece = at::constant_pad_nd(piece, {0, slots - piece.size(3)}, fill);
+    return at::cat(pieces, 1).to(at::kCPU, type).contiguous();
+  }
+
+  std::vector<at::Tensor> index_, weight_;
+  at::Tensor index, weight;
+};
+
+// Recall of every retrieval over the answer tokens of batch row `row`, and the failure of the first wrong one. Column c of the choices is
 // position begin + c.
-void count_recall(const EvalSample& sample, const at::Tensor& index, int64_t begin, int64_t chunk, int64_t* rows, int64_t* hits) {
-  const int64_t slots = index.size(1) * index.size(2);
-  const int64_t* selected = index.data_ptr<int64_t>();
+void diagnose(const EvalSample& sample, const ModelConfig& config, const std::vector<TailChoices>& choices, int64_t row, int64_t begin,
+              const std::function<bool(int64_t)>& right_at, SampleScore* score) {
+  score->recall_rows.assign(choices.size(), 0);
+  score->recall_hits.assign(choices.size(), 0);
   for (const EvalAnswer& answer : sample.answers) {
-    for (int64_t j = 0; j < std::ssize(answer.source); ++j) {
-      const int64_t row = tail_begin(sample) + answer.begin + j - 1;  // position that predicts the token
-      bool visible = false, hit = false;
-      for (const int64_t source : answer.source[j]) {
-        if (source < 0 || row < (source / chunk + 1) * chunk) continue;
-        visible = true;
-        const int64_t* begin_slot = selected + (row - begin) * slots;
-        hit = hit || std::find(begin_slot, begin_slot + slots, source / chunk) != begin_slot + slots;
+    for (int64_t j = 0; j < answer.end - answer.begin; ++j) {
+      const int64_t position = tail_begin(sample) + answer.begin + j - 1, column = position - begin;  // of the row that predicts the token
+      std::vector<int64_t> sources;
+      if (j < std::ssize(answer.source)) sources = visible_sources(config, position, answer.source[j]);
+      std::vector<Choice> chosen;
+      for (size_t r = 0; r < choices.size(); ++r) {
+        chosen.push_back(choices[r].at(row, column));
+        score->recall_rows[r] += !sources.empty();
+        score->recall_hits[r] += std::any_of(sources.begin(), sources.end(), [&](int64_t chunk) { return chosen.back().holds(chunk); });
       }
-      *rows += visible;
-      *hits += hit;
+      if (!right_at(column) && !score->failure) score->failure = classify_failure(chosen, sources);
     }
   }
 }
@@ -71,25 +105,27 @@ at::Tensor sample_tokens(std::span<const EvalSample> samples, int64_t begin, int
 }
 
 std::vector<SampleScore> score_samples(const Reader& reader, const ReaderState& state, std::span<const EvalSample> samples,
-                                       const Tokenizer& tokenizer, bool generate_answers) {
+                                       const Tokenizer& tokenizer, bool generate_answers, EvalTimes* times) {
   const at::NoGradGuard no_gradient;
   const int64_t begin = state.position(), length = samples[0].length, batch = std::ssize(samples), columns = length - begin;
   const at::Tensor tokens = sample_tokens(samples, begin, length, reader.device());
   std::vector<SampleScore> scores(samples.size());
 
   // Teacher-forced: the arg max of every row, the right tokens given.
+  Stopwatch watch(reader.device());
   Trace trace;
   const auto asked = state.fork();
   // A few columns at a time: logits are [B,n,vocab].
   const int64_t block = std::clamp<int64_t>((int64_t{1} << 26) / (batch * reader.vocab()), 16, std::max<int64_t>(columns, 16));
   std::vector<at::Tensor> arg_max;
-  std::vector<std::vector<at::Tensor>> selections;
+  std::vector<TailChoices> choices;
   for (int64_t at = 0; at < columns; at += block) {
     const at::Tensor logits = reader.advance(*asked, tokens.narrow(1, at, std::min(block, columns - at)), &trace);
     arg_max.push_back(logits.argmax(-1));
-    selections.resize(trace.retrievals.size());
-    for (size_t r = 0; r < selections.size(); ++r) selections[r].push_back(trace.retrievals[r].selection.index);
+    choices.resize(trace.retrievals.size());
+    for (size_t r = 0; r < choices.size(); ++r) choices[r].add(trace.retrievals[r]);
   }
+  for (TailChoices& choice : choices) choice.join();
   const at::Tensor best = at::cat(arg_max, 1).to(at::kCPU).contiguous(), right = tokens.to(at::kCPU);
 
   std::vector<std::vector<bool>> answer_right(samples.size());
@@ -109,24 +145,11 @@ std::vector<SampleScore> score_samples(const Reader& reader, const ReaderState& 
       answer_right[row].push_back(good == answer.end - answer.begin);
       score.correct = score.correct && answer_right[row].back();
     }
+    diagnose(
+        sample, reader.model().config(), choices, row, begin, [&](int64_t column) { return predicted[column] == wanted[column + 1]; },
+        &score);
   }
-  for (auto& pieces : selections) {
-    for (SampleScore& score : scores) score.recall_rows.push_back(0), score.recall_hits.push_back(0);
-    // Pieces may differ in slots (a memory that grew): counted piece by piece only after they are padded to one width.
-    int64_t slots = 0;
-    for (const at::Tensor& piece : pieces) slots = std::max(slots, piece.size(3));
-    for (at::Tensor& piece : pieces) {
-      if (piece.size(3) == slots) continue;
-      at::Tensor wide = at::empty({piece.size(0), piece.size(1), piece.size(2), slots}, piece.options()).fill_(-1);
-      wide.narrow(3, 0, piece.size(3)).copy_(piece);
-      piece = wide;
-    }
-    const at::Tensor index = at::cat(pieces, 1).to(at::kCPU).contiguous();
-    for (int64_t row = 0; row < batch; ++row) {
-      count_recall(samples[row], index[row], begin, reader.model().config().chunk, &scores[row].recall_rows.back(),
-                   &scores[row].recall_hits.back());
-    }
-  }
+  if (times != nullptr) times->asking += watch.lap();
   if (!generate_answers) return scores;
 
   // Generated. Where teacher forcing was right at every token of an answer, greedy generation gives those very tokens; only the others are
@@ -158,7 +181,22 @@ std::vector<SampleScore> score_samples(const Reader& reader, const ReaderState& 
       if (run[row]) scores[row].generated = holds_references(made[row], samples[row].answers[k], tokenizer);
     }
   }
+  if (times != nullptr) times->generating += watch.lap();
   return scores;
+}
+
+void measure_decoding(const Reader& reader, const ReaderState& state, const EvalSample& sample, EvalTimes* times) {
+  constexpr int64_t kWarmUp = 2, kSteps = 8;
+  const at::NoGradGuard no_gradient;
+  const auto alone = state.row(0);
+  const at::Tensor tail = sample_tokens({&sample, 1}, state.position(), sample.length, reader.device());
+  const auto next_of = [&](const at::Tensor& tokens) { return reader.advance_last(*alone, tokens, 1).select(1, 0).argmax(-1, true); };
+  at::Tensor next = next_of(tail);
+  for (int64_t i = 0; i < kWarmUp; ++i) next = next_of(next);
+  Stopwatch watch(reader.device());
+  for (int64_t i = 0; i < kSteps; ++i) next = next_of(next);
+  times->decode_seconds += watch.lap();
+  times->decode_steps += kSteps;
 }
 
 void add_score(const SampleScore& score, const EvalSample& sample, EvalCell* cell) {
@@ -167,6 +205,7 @@ void add_score(const SampleScore& score, const EvalSample& sample, EvalCell* cel
   cell->generated_correct += score.generated;
   cell->tokens += score.tokens;
   cell->tokens_correct += score.tokens_correct;
+  if (score.failure) ++cell->failures[static_cast<size_t>(*score.failure)];
   cell->recall_rows.resize(std::max(cell->recall_rows.size(), score.recall_rows.size()));
   cell->recall_hits.resize(cell->recall_rows.size());
   for (size_t r = 0; r < score.recall_rows.size(); ++r) {

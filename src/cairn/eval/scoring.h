@@ -2,6 +2,7 @@
 #pragma once
 
 #include <functional>
+#include <optional>
 #include <span>
 #include <string_view>
 #include <vector>
@@ -14,6 +15,7 @@ namespace cairn {
 struct SampleScore {
   bool correct = false, generated = false;
   int64_t tokens = 0, tokens_correct = 0;
+  std::optional<Failure> failure;                 // of the first wrong token, teacher-forced
   std::vector<int64_t> recall_rows, recall_hits;  // per retrieval
 };
 
@@ -24,9 +26,12 @@ bool contains_case_insensitive(std::string_view text, std::string_view part);
 at::Tensor sample_tokens(std::span<const EvalSample> samples, int64_t begin, int64_t end, at::Device device);
 
 // `state` stands at position `begin` <= every first question's place; it is left as it was. generate_answers false: teacher-forced only
-// (floors).
+// (floors). `times` (may be null): seconds of asking and generating are added.
 std::vector<SampleScore> score_samples(const Reader& reader, const ReaderState& state, std::span<const EvalSample> samples,
-                                       const Tokenizer& tokenizer, bool generate_answers);
+                                       const Tokenizer& tokenizer, bool generate_answers, EvalTimes* times = nullptr);
+
+// Times a few greedy steps behind the tail of `sample`, row 0 of `state` alone, one token a step; the first steps are not timed.
+void measure_decoding(const Reader& reader, const ReaderState& state, const EvalSample& sample, EvalTimes* times);
 
 void add_score(const SampleScore& score, const EvalSample& sample, EvalCell* cell);
 

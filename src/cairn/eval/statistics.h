@@ -1,11 +1,29 @@
-// Wilson's interval of a share (E. B. Wilson, 1927), 95 %.
+// Wilson's interval of a share (E. B. Wilson, 1927), 95 %; means with their standard errors.
 #pragma once
 
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
+#include <limits>
 
 namespace cairn {
+
+// A running mean and its spread (B. P. Welford, 1962).
+struct Mean {
+  int64_t n = 0;
+  double mean = 0, deviations = 0;  // sum of squared deviations from the mean
+  void add(double value) {
+    ++n;
+    const double before = value - mean;
+    mean += before / static_cast<double>(n);
+    deviations += before * (value - mean);
+  }
+  // Of the mean of n independent values; NaN for fewer than two.
+  double standard_error() const {
+    if (n < 2) return std::numeric_limits<double>::quiet_NaN();
+    return std::sqrt(deviations / static_cast<double>(n - 1) / static_cast<double>(n));
+  }
+};
 
 struct Interval {
   double low = 0, high = 1;

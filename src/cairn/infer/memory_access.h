@@ -1,6 +1,7 @@
 // How the upper half reaches the pages of a memory.
 #pragma once
 
+#include "cairn/infer/reader.h"
 #include "cairn/memory/chunk_memory.h"
 #include "cairn/model/model.h"
 
@@ -8,20 +9,19 @@ namespace cairn {
 
 class PagedAccess final : public MemoryAccess {
  public:
-  explicit PagedAccess(const ChunkMemory& memory) : memory_(memory) {}
+  explicit PagedAccess(const ChunkMemory& memory, AskOptions ask = {});  // the memory must outlive this
 
-  Retrieved retrieve(const at::Tensor& rq, int64_t top_k, const Visibility& visibility, RetrievalTrace*) override {
-    Selection selection = memory_.select(rq, top_k, visibility);
-    at::Tensor score = selection.score;
-    return {std::move(selection), std::move(score)};
-  }
-
-  void gather(const at::Tensor& index, at::Tensor* k, at::Tensor* v, at::Tensor* local_index) override {
-    memory_.gather(index, k, v, local_index);
-  }
+  Retrieved retrieve(const at::Tensor& rq, int64_t top_k, const Visibility& visibility, RetrievalTrace* trace) override;
+  void gather(const at::Tensor& index, at::Tensor* k, at::Tensor* v, at::Tensor* local_index) override;
 
  private:
   const ChunkMemory& memory_;
+  AskOptions ask_;
+  ChunkEncoding all_;  // of the whole memory, when masses are wanted
 };
+
+// The best top_k of a selection (index int64 [B,L,Q,N], nearest first) without the chunks of `excluded` [B][...]: what selecting among the
+// other chunks would have given, if `selection` holds at least top_k + |excluded| of what is visible, or all of it.
+Selection without_chunks(const Selection& selection, const std::vector<std::vector<int64_t>>& excluded, int64_t top_k);
 
 }  // namespace cairn

@@ -54,7 +54,16 @@ at::Tensor join_slots(const at::Tensor& a, const at::Tensor& b, double fill) {
   return at::cat({widen(a, slots, fill), widen(b, slots, fill)}, 1);
 }
 
-// Rows of `more` behind those of `trace`.
+void keep_last_rows(int64_t rows, Trace* trace) {
+  for (RetrievalTrace& r : trace->retrievals) {
+    for (at::Tensor* x : {&r.query, &r.selection.index, &r.selection.score, &r.weight, &r.lse}) {
+      if (x->defined()) *x = x->narrow(1, x->size(1) - rows, rows);
+    }
+  }
+}
+
+}  // namespace
+
 void append_trace(Trace more, Trace* trace) {
   if (trace->retrievals.empty()) {
     *trace = std::move(more);
@@ -67,18 +76,9 @@ void append_trace(Trace more, Trace* trace) {
     to.selection.index = join_slots(to.selection.index, from.selection.index, -1);
     to.selection.score = join_slots(to.selection.score, from.selection.score, 0);
     to.weight = join_slots(to.weight, from.weight, 0);
+    to.lse = join_slots(to.lse, from.lse, 0);  // chunks that came later are visible to no earlier row
   }
 }
-
-void keep_last_rows(int64_t rows, Trace* trace) {
-  for (RetrievalTrace& r : trace->retrievals) {
-    for (at::Tensor* x : {&r.query, &r.selection.index, &r.selection.score, &r.weight}) {
-      if (x->defined()) *x = x->narrow(1, x->size(1) - rows, rows);
-    }
-  }
-}
-
-}  // namespace
 
 ReaderState::ReaderState(const ModelConfig& config, int64_t batch, int64_t first_position)
     : first(first_position), end(first_position), memory(config, batch, first_position / config.chunk) {
@@ -206,7 +206,7 @@ at::Tensor Reader::fetch_tokens(int64_t batch, int64_t begin, int64_t count, con
   return ids.to(device(), at::kLong);
 }
 
-at::Tensor Reader::hidden_of(ReaderState& state, const at::Tensor& tokens, Trace* trace) const {
+at::Tensor Reader::hidden_of(ReaderState& state, const at::Tensor& tokens, Trace* trace, const AskOptions& ask) const {
   const int64_t n = tokens.size(1);
   at::Tensor x;
   if (state.upper_valid && state.upper_with_memory == use_memory_) {
@@ -216,11 +216,12 @@ at::Tensor Reader::hidden_of(ReaderState& state, const at::Tensor& tokens, Trace
     state.upper.clear();
     x = join(before, take_in(state, tokens));
   }
-  PagedAccess access(state.memory);
+  PagedAccess access(state.memory, ask);
   MemoryAccess* memory = use_memory_ ? &access : nullptr;
   Trace all;
-  const at::Tensor hidden =
-      model_->upper(x, state.end - x.size(1), memory, &state.upper, forward_options(), trace != nullptr ? &all : nullptr);
+  ForwardOptions forward = forward_options();
+  forward.want_mass = ask.want_mass;
+  const at::Tensor hidden = model_->upper(x, state.end - x.size(1), memory, &state.upper, forward, trace != nullptr ? &all : nullptr);
   state.upper_valid = true;
   state.upper_with_memory = use_memory_;
   if (trace != nullptr && !all.retrievals.empty()) {
@@ -234,7 +235,7 @@ at::Tensor Reader::advance(State& state, const at::Tensor& tokens, Trace* trace)
   return advance_last(state, tokens, tokens.size(1), trace);
 }
 
-at::Tensor Reader::advance_last(State& state, const at::Tensor& tokens, int64_t rows, Trace* trace) const {
+at::Tensor Reader::advance_last(State& state, const at::Tensor& tokens, int64_t rows, Trace* trace, const AskOptions& ask) const {
   const at::NoGradGuard no_gradient;
   auto& own = static_cast<ReaderState&>(state);
   const int64_t count = tokens.size(1);
@@ -244,7 +245,7 @@ at::Tensor Reader::advance_last(State& state, const at::Tensor& tokens, int64_t 
   std::vector<at::Tensor> logits;
   for (int64_t done = 0; done < count; done += block) {
     const int64_t n = std::min(block, count - done);
-    const at::Tensor hidden = hidden_of(own, tokens.narrow(1, done, n), trace);
+    const at::Tensor hidden = hidden_of(own, tokens.narrow(1, done, n), trace, ask);
     const int64_t wanted = std::min(n, done + n - (count - rows));
     if (wanted > 0) logits.push_back(model_->logits(hidden.narrow(1, n - wanted, wanted)));
   }

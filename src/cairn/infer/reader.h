@@ -56,6 +56,17 @@ struct ReaderOptions {
   int64_t top_k = 0;                    // 0: the configuration's
 };
 
+// How a question is asked, for diagnostics. Both hold for every row that the call runs through the upper half, so they are for states that
+// have only read (or were asked in the same way before).
+struct AskOptions {
+  std::vector<std::vector<int64_t>> excluded;  // a row's chunks (absolute numbers) that no retrieval may choose; empty: none
+  // Fill RetrievalTrace::lse, [B,L,H,chunks of the memory]. Copies all keys and values: for short texts.
+  bool want_mass = false;
+};
+
+// Rows of `more` behind those of `trace`.
+void append_trace(Trace more, Trace* trace);
+
 // Gives tokens begin .. begin + out.size() (absolute positions) of row `row`.
 using TokenFetch = std::function<void(int64_t row, int64_t begin, std::span<int32_t> out)>;
 
@@ -74,7 +85,7 @@ class Reader final : public LanguageModel {
 
   at::Tensor advance(State& state, const at::Tensor& tokens, Trace* trace = nullptr) const override;
   // As advance(), logits of the last `rows` new tokens only, [B,rows,vocab].
-  at::Tensor advance_last(State& state, const at::Tensor& tokens, int64_t rows, Trace* trace = nullptr) const;
+  at::Tensor advance_last(State& state, const at::Tensor& tokens, int64_t rows, Trace* trace = nullptr, const AskOptions& ask = {}) const;
 
   // What rewrite() replaced.
   struct Replaced {
@@ -116,9 +127,10 @@ class Reader final : public LanguageModel {
  private:
   // Lower half over `tokens`; takes what it completes into the memory, keeps the tail. Returns the midpoint states [B,n,d].
   at::Tensor take_in(ReaderState& state, const at::Tensor& tokens) const;
-  at::Tensor hidden_of(ReaderState& state, const at::Tensor& tokens, Trace* trace) const;  // one block of advance()
   // Midpoint states [B,stop-start,d] of tokens start .. stop, which see nothing before `start`; *caches: lower caches behind them.
   at::Tensor lower_states(int64_t batch, int64_t start, int64_t stop, const TokenFetch& fetch, std::vector<WindowCache>* caches) const;
+  // One block of advance().
+  at::Tensor hidden_of(ReaderState& state, const at::Tensor& tokens, Trace* trace, const AskOptions& ask) const;
   void read_blocks(ReaderState& state, int64_t count, const std::function<at::Tensor(int64_t, int64_t)>& tokens_at,
                    const std::function<bool(int64_t)>& progress) const;
   at::Tensor fetch_tokens(int64_t batch, int64_t begin, int64_t count, const TokenFetch& fetch) const;

@@ -18,7 +18,8 @@ std::string TextView::text(int64_t begin, int64_t end) const {
   std::vector<int32_t> ids(end - begin);
   text_.tokens.read(begin, ids);
   for (const int32_t id : ids) {
-    if (id < 0 || id >= tokenizer_.vocab_size()) throw UserError("the memory holds token id {}, which the tokenizer does not know: it is damaged", id);
+    if (id < 0 || id >= tokenizer_.vocab_size())
+      throw UserError("the memory holds token id {}, which the tokenizer does not know: it is damaged", id);
   }
   return repair_utf8(tokenizer_.decode(ids));
 }

@@ -204,6 +204,12 @@ Selection ChunkMemory::select(const at::Tensor& rq, int64_t top_k, Visibility vi
   return selection;
 }
 
+void ChunkMemory::for_landmarks(const std::function<void(int64_t first, const at::Tensor& landmarks)>& f) const {
+  for (const Page& page : pages_) {
+    if (page.used > 0) f(first_chunk_ + page.begin, page.landmarks.narrow(1, 0, page.used));
+  }
+}
+
 void ChunkMemory::gather(const at::Tensor& index, at::Tensor* k, at::Tensor* v, at::Tensor* renumbered) const {
   CAIRN_CHECK(index.size(0) == batch_, "index of {} rows, memory of {}", index.size(0), batch_);
   if (pages_.empty()) {

@@ -10,6 +10,7 @@
 #include <ATen/core/Tensor.h>
 
 #include <cstdint>
+#include <functional>
 #include <vector>
 
 #include "cairn/model/config.h"
@@ -58,6 +59,9 @@ class ChunkMemory {
   // The top_k visible chunks by score for queries rq [B,L,Q,Dr]; visibility carries the position of row 0, its first_chunk is filled in
   // here. index holds absolute numbers, [B,L,Q,N] with N = min(top_k, chunks()), so N may be 0.
   Selection select(const at::Tensor& rq, int64_t top_k, Visibility visibility) const;
+
+  // Calls f(absolute number of the first chunk, landmarks [B,n,Q,Dr]) for every page in order.
+  void for_landmarks(const std::function<void(int64_t first, const at::Tensor& landmarks)>& f) const;
 
   // Keys and values [B,U*S,G,D] that hold every chunk named in `index` (absolute numbers, -1 unused, [B,...]) and `index` renumbered into
   // them. With one page: the page itself, nothing is copied. Else U = the largest number of different chunks that a row names.

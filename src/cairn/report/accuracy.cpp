@@ -8,16 +8,6 @@
 namespace cairn::report {
 namespace {
 
-Axis length_axis(const std::vector<Evaluation>& evaluations) {
-  Axis axis{"length of the text, tokens", Format::kLength, true, {}, {}, {}};
-  std::set<int64_t> lengths;
-  for (const Evaluation& e : evaluations) {
-    for (const Cell& cell : e.cells) lengths.insert(cell.length);
-  }
-  for (const int64_t length : lengths) axis.ticks.push_back(static_cast<double>(length));
-  return axis;
-}
-
 Axis share_axis(const std::string& label) { return {label, Format::kPercent, false, {0, .2, .4, .6, .8, 1}, -0.03, 1.03}; }
 
 std::vector<Mark> training_marks(const std::vector<Evaluation>& evaluations) {
@@ -159,6 +149,16 @@ std::string describe(const std::vector<Evaluation>& evaluations, const std::vect
 
 }  // namespace
 
+Axis length_axis(const std::vector<Evaluation>& evaluations) {
+  Axis axis{"length of the text, tokens", Format::kLength, true, {}, {}, {}};
+  std::set<int64_t> lengths;
+  for (const Evaluation& e : evaluations) {
+    for (const Cell& cell : e.cells) lengths.insert(cell.length);
+  }
+  for (const int64_t length : lengths) axis.ticks.push_back(static_cast<double>(length));
+  return axis;
+}
+
 std::vector<std::string> all_tasks(const std::vector<Evaluation>& evaluations) {
   std::vector<std::string> names;
   for (const Evaluation& e : evaluations) {
@@ -238,34 +238,6 @@ Chart recall_over_length(const Evaluation& e) {
       if (any(s.points)) chart.series.push_back(std::move(s));
     }
   }
-  return chart;
-}
-
-Chart reading_speed(const std::vector<Evaluation>& evaluations) {
-  Chart chart;
-  chart.title = "Reading";
-  chart.x = length_axis(evaluations);
-  chart.y = {"tokens a second", Format::kCount, true, {}, {}, {}};
-  const bool one = evaluations.size() == 1;
-  for (size_t i = 0; i < evaluations.size(); ++i) {
-    const std::vector<std::string> tasks = evaluations[i].tasks();
-    for (size_t t = 0; t < tasks.size(); ++t) {
-      Series s;
-      s.name = one ? pretty_task(tasks[t]) : t == 0 ? evaluations[i].label : "";
-      s.color = one ? t : i;
-      s.shape = t;
-      s.markers = true;
-      s.width = 1.6;
-      for (const Cell& cell : evaluations[i].cells) {
-        if (cell.task != tasks[t]) continue;
-        s.points.push_back({static_cast<double>(cell.length), cell.tokens_per_second, kMissing, kMissing,
-                            fmt::format("{}, {}, {} tokens\n{} tokens a second", evaluations[i].label, pretty_task(cell.task),
-                                        format_length(cell.length), format_value(cell.tokens_per_second, Format::kCount))});
-      }
-      if (any(s.points)) chart.series.push_back(std::move(s));
-    }
-  }
-  chart.description = "Tokens read a second, over the length of the text.";
   return chart;
 }
 

@@ -3,6 +3,7 @@
 
 #include <fmt/format.h>
 
+#include <array>
 #include <cstdint>
 #include <limits>
 #include <map>
@@ -17,6 +18,7 @@ namespace cairn::report {
 
 inline constexpr double kMissing = std::numeric_limits<double>::quiet_NaN();  // a number that the file does not give
 inline constexpr int kDepthBins = 10;
+inline constexpr size_t kFailureClasses = 4;
 inline constexpr double kGood = 0.95;  // the accuracy from which a length counts as answered
 
 using Pairs = std::vector<std::pair<std::string, std::string>>;  // (dotted name, value as text), in the order of the file
@@ -26,6 +28,23 @@ struct Interval {
   double low = 0, high = 1;
 };
 Interval wilson(int64_t correct, int64_t samples);
+
+// A mean of `count` values; kMissing without values, or where the file gives none.
+struct MeanValue {
+  double mean = kMissing, standard_error = kMissing;
+  int64_t count = 0;
+};
+
+// What `cairn eval --diagnose` measured (docs/evaluation.md).
+struct RetrievalDetail {
+  int64_t rows = 0;
+  double rank_median = kMissing, rank_90 = kMissing, recall_at_1 = kMissing;
+  MeanValue kl, spearman;  // nats; rank correlation
+};
+struct Diagnosis {
+  std::vector<RetrievalDetail> retrievals;
+  MeanValue source_drop, other_drop;  // nats
+};
 
 // One way of answering the samples of a cell. `accuracy` is kMissing without samples.
 struct Score {
@@ -46,9 +65,15 @@ struct Cell {
   Score forced;                           // all answer tokens right under teacher forcing
   std::optional<Score> generated, floor;  // greedy generation; the same model with its memory switched off
   double token_accuracy = kMissing, chance = kMissing, seconds = kMissing, tokens_per_second = kMissing;
+  // Parts of `seconds`; milliseconds of one greedy step; bytes of the state and, on a GPU, the most that was held.
+  double seconds_reading = kMissing, seconds_edits = kMissing, seconds_asking = kMissing, seconds_generating = kMissing;
+  double decode_milliseconds = kMissing, state_bytes = kMissing, device_peak_bytes = kMissing, device_current_bytes = kMissing;
   bool shared_window = false;    // all samples stand in one text, in which only the needles change
   std::vector<double> recall;    // per retrieval: share of answer tokens whose source chunk was among the chosen
   std::vector<DepthBin> depths;  // kDepthBins, or none
+  // Wrong samples (teacher-forced): source chunk not found, found but not used, misread, no visible source.
+  std::optional<std::array<int64_t, kFailureClasses>> failures;
+  std::optional<Diagnosis> diagnosis;
 };
 
 // One model on one haystack: one file, or several files of the same model that do not overlap.

@@ -41,6 +41,25 @@ void add_score(const std::string& prefix, const Score* score, Json* json) {
   (*json)[prefix + "wilson_high"] = there ? number(score->interval.high) : Json(nullptr);
 }
 
+Json mean_json(const MeanValue& value) {
+  return {{"mean", number(value.mean)}, {"standard_error", number(value.standard_error)}, {"count", value.count}};
+}
+
+Json diagnosis_json(const Cell& cell) {
+  if (!cell.diagnosis) return nullptr;
+  Json list = Json::array();
+  for (const RetrievalDetail& d : cell.diagnosis->retrievals) {
+    list.push_back({{"rows", d.rows},
+                    {"rank_median", number(d.rank_median)},
+                    {"rank_90", number(d.rank_90)},
+                    {"recall_at_1", number(d.recall_at_1)},
+                    {"kl", mean_json(d.kl)},
+                    {"spearman", mean_json(d.spearman)}});
+  }
+  return {
+      {"retrievals", list}, {"source_drop", mean_json(cell.diagnosis->source_drop)}, {"other_drop", mean_json(cell.diagnosis->other_drop)}};
+}
+
 Json cell_json(const Cell& cell) {
   Json json = {{"task", cell.task}, {"length", cell.length}};
   add_score("", &cell.forced, &json);
@@ -51,7 +70,22 @@ Json cell_json(const Cell& cell) {
   json["recall"] = numbers(cell.recall);
   json["seconds"] = number(cell.seconds);
   json["tokens_per_second"] = number(cell.tokens_per_second);
+  json["seconds_reading"] = number(cell.seconds_reading);
+  json["seconds_edits"] = number(cell.seconds_edits);
+  json["seconds_asking"] = number(cell.seconds_asking);
+  json["seconds_generating"] = number(cell.seconds_generating);
+  json["decode_milliseconds"] = number(cell.decode_milliseconds);
+  json["state_bytes"] = number(cell.state_bytes);
+  json["device_peak_bytes"] = number(cell.device_peak_bytes);
+  json["device_current_bytes"] = number(cell.device_current_bytes);
   json["shared_window"] = cell.shared_window;
+  if (cell.failures) {
+    const auto& f = *cell.failures;
+    json["failures"] = {{"not_found", f[0]}, {"not_used", f[1]}, {"misread", f[2]}, {"no_source", f[3]}};
+  } else {
+    json["failures"] = nullptr;
+  }
+  json["diagnosis"] = diagnosis_json(cell);
   json["depths"] = Json::array();
   for (const DepthBin& bin : cell.depths) {
     json["depths"].push_back({{"low", bin.low}, {"high", bin.high}, {"samples", bin.samples}, {"correct", bin.correct}});
@@ -104,7 +138,8 @@ std::string cells_csv(const ReportData& data) {
       "model,fingerprint,haystack,seed,training_length,task,length,samples,correct,accuracy,wilson_low,wilson_high,generated_correct,"
       "generated_accuracy,generated_wilson_low,generated_wilson_high,token_accuracy,floor_samples,floor_correct,floor_accuracy,chance,"
       "seconds,"
-      "tokens_per_second,shared_window";
+      "tokens_per_second,shared_window,failed_not_found,failed_not_used,failed_misread,failed_no_source,seconds_reading,"
+      "seconds_edits,seconds_asking,seconds_generating,decode_milliseconds,state_bytes,device_peak_bytes,device_current_bytes";
   for (size_t r = 0; r < retrievals; ++r) out += fmt::format(",recall_{}", r + 1);
   for (int d = 0; d < kDepthBins; ++d) out += fmt::format(",depth_{0}_samples,depth_{0}_correct", d * 10);
   out += "\r\n";
@@ -125,6 +160,11 @@ std::string cells_csv(const ReportData& data) {
       out += c.floor ? fmt::format(",{},{},{}", c.floor->samples, c.floor->correct, csv_number(c.floor->accuracy)) : ",,,";
       out += fmt::format(",{},{},{},{}", csv_number(c.chance), csv_number(c.seconds), csv_number(c.tokens_per_second),
                          c.shared_window ? 1 : 0);
+      for (size_t f = 0; f < kFailureClasses; ++f) out += c.failures ? fmt::format(",{}", (*c.failures)[f]) : ",";
+      for (const double v : {c.seconds_reading, c.seconds_edits, c.seconds_asking, c.seconds_generating, c.decode_milliseconds,
+                             c.state_bytes, c.device_peak_bytes, c.device_current_bytes}) {
+        out += "," + csv_number(v);
+      }
       for (size_t r = 0; r < retrievals; ++r) out += "," + (r < c.recall.size() ? csv_number(c.recall[r]) : std::string());
       for (size_t d = 0; d < kDepthBins; ++d)
         out += d < c.depths.size() ? fmt::format(",{},{}", c.depths[d].samples, c.depths[d].correct) : ",,";

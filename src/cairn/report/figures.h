@@ -15,11 +15,20 @@ Chart accuracy_of_task(const std::vector<Evaluation>& evaluations, const std::st
 // Recall of the source chunk over length, a line per task and retrieval; empty() when nothing was measured.
 Chart recall_over_length(const Evaluation& evaluation);
 Chart reading_speed(const std::vector<Evaluation>& evaluations);
+Chart decoding_time(const std::vector<Evaluation>& evaluations);  // milliseconds a generated token
+Chart memory_use(const std::vector<Evaluation>& evaluations);     // bytes of the state; the GPU's peak dashed
 
 // Depth x length of one task: ten rows of depth and one over all depths.
 Svg draw_heatmap(const Evaluation& evaluation, const std::string& task, const Size& size, const Theme& theme, const std::string& id);
+// Why samples failed: one bar a length, split by class, with its legend.
+Svg draw_failures(const Evaluation& evaluation, const std::string& task, const Size& size, const Theme& theme, const std::string& id);
+bool has_failures(const Evaluation& evaluation, const std::string& task);
+const char* failure_words(int failure);  // "chunk not found", ...
 // The colour scale: 0 to 100 %.
 Svg draw_heat_legend(const Theme& theme, const std::string& id);
+
+// The axis of text lengths that fits all cells.
+Axis length_axis(const std::vector<Evaluation>& evaluations);
 
 // Training: losses, skill, recall, schedules, speed of one run. Charts without data are left out.
 std::vector<Chart> training_charts(const Run& run);

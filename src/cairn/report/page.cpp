@@ -156,8 +156,26 @@ class Page {
         figure(pretty_task(task), columns, 0, [&](const Size& size) { return draw_heatmap(e, task, size, page_theme(), id()); });
       }
       add("</div>");
+      failures(e);
     }
     add("</section>\n");
+  }
+
+  // Under the heat maps: what went wrong where something did.
+  void failures(const Evaluation& e) {
+    std::vector<std::string> tasks = e.tasks();
+    std::erase_if(tasks, [&](const std::string& task) { return !has_failures(e, task); });
+    if (tasks.empty()) return;
+    add("<h3>Why samples failed</h3><p class=\"note\">By the first wrong token of a sample: no retrieval chose the chunk that states it; "
+        "one "
+        "did, but another chunk had more weight; or that chunk was the heaviest and was misread. Bars are drawn against the worst length "
+        "of the task.</p>");
+    const int columns = columns_for(tasks.size());
+    open_grid(columns);
+    for (const std::string& task : tasks) {
+      figure(pretty_task(task), columns, 0, [&](const Size& size) { return draw_failures(e, task, size, page_theme(), id()); });
+    }
+    add("</div>");
   }
 
   void length() {
@@ -185,6 +203,15 @@ class Page {
       add("<h3>Was the right chunk among the chosen?</h3>");
       charts(recalls, 290);
     }
+    std::string details;
+    for (const Evaluation& e : data_.evaluations) details += diagnosis_table(e);
+    if (!details.empty()) {
+      add("<h3>Retrieval in detail</h3><p class=\"note\">At the rows that predict an answer token: the rank of the best source chunk's "
+          "landmark among all visible chunks; how the landmark softmax and scores agree with the true attention mass; and the "
+          "log-probability, in nats, that the right token loses when its source chunk, or another chosen chunk, is switched off. Means "
+          "\u00b1 standard error.</p>{}",
+          details);
+    }
     add("</section>\n");
   }
 
@@ -211,11 +238,16 @@ class Page {
   }
 
   void speeds() {
-    std::vector<Chart> list = {training_speed(data_.runs), reading_speed(data_.evaluations)};
+    std::vector<Chart> list = {training_speed(data_.runs), reading_speed(data_.evaluations), decoding_time(data_.evaluations),
+                               memory_use(data_.evaluations)};
     std::erase_if(list, [](const Chart& c) { return c.empty(); });
     if (list.empty()) return;
-    add("<section id=\"speed\"><h2>Speed</h2><p class=\"note\">Tokens a second on the machine named below.</p>");
+    add("<section id=\"speed\"><h2>Speed</h2><p class=\"note\">On the machine named below. <em>Generating</em>: one greedy step behind a "
+        "text of that "
+        "length, one text alone. <em>Memory</em>: what is kept of the texts that were read together; dashed, the most that a GPU "
+        "held.</p>");
     charts(list, 260);
+    for (const Evaluation& e : data_.evaluations) add("{}", times_table(e));
     add("</section>\n");
   }
 

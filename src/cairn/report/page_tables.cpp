@@ -75,6 +75,56 @@ std::string cells_table(const Evaluation& e) {
   return out;
 }
 
+std::string diagnosis_table(const Evaluation& e) {
+  if (std::none_of(e.cells.begin(), e.cells.end(), [](const Cell& c) { return c.diagnosis.has_value(); })) return {};
+  std::string out = fmt::format(
+      "<div class=\"scroll\" tabindex=\"0\" role=\"region\" aria-label=\"Retrieval of {0}\"><table><caption>{0}</caption><thead><tr>"
+      "<th scope=\"col\">task</th><th scope=\"col\">length</th><th scope=\"col\">retrieval</th><th scope=\"col\">rows</th>"
+      "<th scope=\"col\">rank, median</th><th scope=\"col\">rank, 90 %</th><th scope=\"col\">first</th><th scope=\"col\">chosen</th>"
+      "<th scope=\"col\">KL, nats</th><th scope=\"col\">Spearman</th><th scope=\"col\">lost without the source</th>"
+      "<th scope=\"col\">lost without another</th></tr></thead><tbody>",
+      escape(e.label));
+  const auto mean = [](const MeanValue& m, int digits) {
+    if (m.count == 0) return value_cell("-");
+    const std::string error =
+        std::isfinite(m.standard_error) ? fmt::format(" <small>\u00b1 {:.{}f}</small>", m.standard_error, digits) : "";
+    return fmt::format("<td>{:.{}f}{}</td>", m.mean, digits, error);
+  };
+  for (const Cell& c : e.cells) {
+    if (!c.diagnosis) continue;
+    for (size_t r = 0; r < c.diagnosis->retrievals.size(); ++r) {
+      const RetrievalDetail& d = c.diagnosis->retrievals[r];
+      const auto rank = [](double value) { return value_cell(std::isfinite(value) ? thousands(std::llround(value)) : "-"); };
+      fmt::format_to(std::back_inserter(out), "<tr{}><td>{}</td><td>{}</td><td>{}</td><td>{}</td>", r == 0 ? " class=\"first\"" : "",
+                     escape(pretty_task(c.task)), format_length(c.length), r + 1, thousands(d.rows));
+      out += rank(d.rank_median) + rank(d.rank_90) + value_cell(percent(d.recall_at_1)) +
+             value_cell(r < c.recall.size() ? percent(c.recall[r]) : "-") + mean(d.kl, 3) + mean(d.spearman, 3);
+      // The drops belong to the cell, not to one retrieval.
+      out += r == 0 ? mean(c.diagnosis->source_drop, 3) + mean(c.diagnosis->other_drop, 3) : "<td></td><td></td>";
+      out += "</tr>";
+    }
+  }
+  return out + "</tbody></table></div>";
+}
+
+std::string times_table(const Evaluation& e) {
+  if (std::none_of(e.cells.begin(), e.cells.end(), [](const Cell& c) { return std::isfinite(c.seconds_reading); })) return {};
+  std::string out = fmt::format(
+      "<details><summary>Where the time went: {}</summary><div class=\"scroll\"><table><thead><tr><th scope=\"col\">task</th>"
+      "<th scope=\"col\">length</th><th scope=\"col\">seconds</th><th scope=\"col\">reading</th><th scope=\"col\">edits</th>"
+      "<th scope=\"col\">asking</th><th scope=\"col\">generating</th><th scope=\"col\">ms a token</th><th scope=\"col\">state</th>"
+      "<th scope=\"col\">GPU peak</th></tr></thead><tbody>",
+      escape(e.label));
+  const auto seconds = [](double value) { return value_cell(std::isfinite(value) ? fmt::format("{:.3g}", value) : "-"); };
+  const auto bytes = [](double value) { return value_cell(std::isfinite(value) ? format_bytes(value) : "-"); };
+  for (const Cell& c : e.cells) {
+    fmt::format_to(std::back_inserter(out), "<tr><td>{}</td><td>{}</td>", escape(pretty_task(c.task)), format_length(c.length));
+    out += seconds(c.seconds) + seconds(c.seconds_reading) + seconds(c.seconds_edits) + seconds(c.seconds_asking) +
+           seconds(c.seconds_generating) + seconds(c.decode_milliseconds) + bytes(c.state_bytes) + bytes(c.device_peak_bytes) + "</tr>";
+  }
+  return out + "</tbody></table></div></details>";
+}
+
 std::string pairs_table(const Pairs& pairs, const std::string& caption) {
   if (pairs.empty()) return {};
   std::string out = fmt::format("<details><summary>{}</summary><div class=\"scroll\"><table><tbody>", escape(caption));

@@ -56,6 +56,52 @@ std::vector<DepthBin> read_depths(const Fields& cell, int64_t samples) {
   return bins;
 }
 
+void read_failures(const Fields& cell, Cell* out) {
+  static constexpr const char* kNames[kFailureClasses] = {"not_found", "not_used", "misread", "no_source"};
+  if (!cell.has("failures")) return;
+  const Fields fields(cell.at("failures"), cell.where() + ": \"failures\"");
+  std::array<int64_t, kFailureClasses> counts{};
+  int64_t sum = 0;
+  for (size_t f = 0; f < kFailureClasses; ++f) sum += counts[f] = fields.integer(kNames[f], 0, out->forced.samples);
+  if (sum != out->forced.samples - out->forced.correct) {
+    throw UserError("{}: the failures are {} in all, but {} of {} samples are wrong", cell.where(), sum,
+                    out->forced.samples - out->forced.correct, out->forced.samples);
+  }
+  out->failures = counts;
+}
+
+MeanValue read_mean(const Fields& parent, const char* name) {
+  if (!parent.has(name)) return {};
+  const Fields fields(parent.at(name), fmt::format("{}: \"{}\"", parent.where(), name));
+  MeanValue value{fields.number_in("mean", -1e9, 1e9), fields.number_in("standard_error", 0, 1e9), fields.integer("count", 0, kMaxCount)};
+  if (std::isnan(value.mean) != (value.count == 0)) {
+    throw UserError("{}: {} values {} a mean", fields.where(), value.count, value.count == 0 ? "with" : "without");
+  }
+  return value;
+}
+
+void read_diagnosis(const Fields& cell, Cell* out) {
+  if (!cell.has("diagnosis")) return;
+  const Fields fields(cell.at("diagnosis"), cell.where() + ": \"diagnosis\"");
+  Diagnosis diagnosis;
+  const Json& list = fields.at("retrievals");
+  if (!list.is_array() || list.size() > 256) throw UserError("{}: \"retrievals\" must be a list", fields.where());
+  for (const Json& item : list) {
+    const Fields one(item, fmt::format("{}, retrieval {}", fields.where(), diagnosis.retrievals.size() + 1));
+    RetrievalDetail d;
+    d.rows = one.integer("rows", 0, kMaxCount);
+    d.rank_median = one.number_in("rank_median", 1, 1e15);
+    d.rank_90 = one.number_in("rank_90", 1, 1e15);
+    d.recall_at_1 = one.number_in("recall_at_1", 0, 1);
+    d.kl = read_mean(one, "kl");
+    d.spearman = read_mean(one, "spearman");
+    diagnosis.retrievals.push_back(d);
+  }
+  diagnosis.source_drop = read_mean(fields, "source_drop");
+  diagnosis.other_drop = read_mean(fields, "other_drop");
+  out->diagnosis = std::move(diagnosis);
+}
+
 Cell read_cell(const Json& json, const std::string& where) {
   const Fields fields(json, where);
   Cell cell;
@@ -72,6 +118,14 @@ Cell read_cell(const Json& json, const std::string& where) {
   cell.chance = named.number_in("chance", 0, 1);
   cell.seconds = named.number_in("seconds", 0, 1e12);
   cell.tokens_per_second = named.number_in("tokens_per_second", 0, 1e15);
+  cell.seconds_reading = named.number_in("seconds_reading", 0, 1e12);
+  cell.seconds_edits = named.number_in("seconds_edits", 0, 1e12);
+  cell.seconds_asking = named.number_in("seconds_asking", 0, 1e12);
+  cell.seconds_generating = named.number_in("seconds_generating", 0, 1e12);
+  cell.decode_milliseconds = named.number_in("decode_milliseconds", 0, 1e12);
+  cell.state_bytes = named.number_in("state_bytes", 0, 1e18);
+  cell.device_peak_bytes = named.number_in("device_peak_bytes", 0, 1e18);
+  cell.device_current_bytes = named.number_in("device_current_bytes", 0, 1e18);
   cell.shared_window = named.text("shared_window") == "true";
   if (named.has("recall")) {
     const Json& recall = named.at("recall");
@@ -87,6 +141,8 @@ Cell read_cell(const Json& json, const std::string& where) {
     }
   }
   cell.depths = read_depths(named, samples);
+  read_failures(named, &cell);
+  read_diagnosis(named, &cell);
   return cell;
 }
 

@@ -1,0 +1,334 @@
+// cairn ask MODEL NAME.memory: questions about a text that was read, each answer with the chunks that it read; cairn generate: text behind
+// a prompt.
+#include <ATen/ops/from_blob.h>
+#include <fmt/format.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <chrono>
+#include <cstdio>
+#include <iostream>
+#include <map>
+#include <memory>
+#include <nlohmann/json.hpp>
+
+#include "cairn/cli/memory_session.h"
+#include "cairn/core/error.h"
+#include "cairn/core/files.h"
+#include "cairn/core/progress.h"
+#include "cairn/core/safetensors.h"
+#include "cairn/infer/answer.h"
+#include "cairn/infer/text_view.h"
+#include "cairn/text/utf8.h"
+
+namespace cairn {
+namespace {
+
+using nlohmann::json;
+constexpr int kExitStopped = 130;  // as a shell reports SIGINT
+
+struct Options {
+  SessionOptions session;
+  SamplingOptions sampling;
+  std::string memory, questions_file, json_file, prompt, logits;
+  std::vector<std::string> questions;
+  int64_t sources = 3, batch = 8;
+  bool ram = false;
+};
+
+void add_sampling_options(CLI::App* command, SamplingOptions* o) {
+  command->add_option("--max-tokens", o->max_tokens, "longest answer, tokens")
+      ->check(CLI::Range(int64_t{1}, int64_t{1} << 24))
+      ->capture_default_str();
+  command->add_option("--temperature", o->temperature, "0: the most likely token; 1: as the model says")->capture_default_str();
+  command->add_option("--top-p", o->top_p, "draw from the most likely tokens with so much probability together")->capture_default_str();
+  command->add_option("--seed", o->seed, "seed of the draws")->capture_default_str();
+  command->add_option("--stop", o->stop, "end the answer in front of this text (repeat for several)")->allow_extra_args(false);
+}
+
+// "\n", "\t" and "\\" as a shell user writes them.
+std::string unescape(const std::string& text) {
+  std::string result;
+  for (size_t i = 0; i < text.size(); ++i) {
+    const char next = text[i] == '\\' && i + 1 < text.size() ? text[i + 1] : 0;
+    const char made = next == 'n' ? '\n' : next == 't' ? '\t' : next == '\\' ? '\\' : 0;
+    result += made != 0 ? made : text[i];
+    i += made != 0;
+  }
+  return result;
+}
+
+std::string one_line(std::string text, size_t most) {
+  std::replace_if(
+      text.begin(), text.end(), [](unsigned char c) { return c < 32 || c == 127; }, ' ');
+  if (text.size() > most) text = repair_utf8(text.substr(0, most - incomplete_utf8_tail(text.substr(0, most)))) + " ...";
+  return text;
+}
+
+// One answered question.
+struct Asked {
+  std::string question;
+  Answer answer;
+  double seconds = 0;
+};
+
+class Session {
+ public:
+  Session(const Options& options, OpenedModel& opened, const TextMemory& text)
+      : options_(options), opened_(opened), text_(text), view_(text, *opened.tokenizer), chunk_(opened.config.chunk) {}
+
+  std::vector<int32_t> prompt(const std::string& question) const {
+    require_utf8(question, "the question");
+    std::vector<int32_t> ids = opened_.tokenizer->encode(question);
+    if (ids.empty()) throw UserError("the question is empty");
+    return ids;
+  }
+
+  // Answers to several questions in one batch; a single one is shown as it comes.
+  std::vector<Asked> ask(const std::vector<std::string>& questions, bool stream) {
+    std::vector<std::vector<int32_t>> prompts;
+    for (const std::string& question : questions) prompts.push_back(prompt(question));
+    const auto begin = std::chrono::steady_clock::now();
+    const std::vector<Answer> answers =
+        answer(opened_.reader, *text_.state, prompts, *opened_.tokenizer, options_.sampling, [&](size_t, std::string_view fresh) {
+          if (stream) {
+            std::fputs(repair_utf8(fresh).c_str(), stdout);
+            std::fflush(stdout);
+          }
+          return !stop_requested();
+        });
+    const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
+    std::vector<Asked> asked;
+    for (size_t i = 0; i < questions.size(); ++i)
+      asked.push_back({questions[i], answers[i], seconds / static_cast<double>(questions.size())});
+    return asked;
+  }
+
+  // The heaviest chunks of an answer: mean share over its tokens and retrievals.
+  void print_sources(const Answer& answer) const {
+    std::map<int64_t, double> weight;
+    double total = 0;
+    for (const GeneratedToken& token : answer.tokens) {
+      for (const ChunkRead& read : token.reads) weight[read.chunk] += read.weight, total += read.weight;
+    }
+    std::vector<std::pair<double, int64_t>> order;
+    for (const auto& [chunk, w] : weight) order.emplace_back(-w, chunk);
+    std::sort(order.begin(), order.end());
+    for (size_t i = 0; i < order.size() && std::cmp_less(i, options_.sources); ++i) {
+      const int64_t chunk = order[i].second;
+      fmt::print("  {:3.0f} %  {}\n", -100 * order[i].first / total, place(chunk));
+    }
+  }
+
+  json to_json(const std::vector<Asked>& asked, const std::string& model) const {
+    std::map<int64_t, bool> named;
+    json questions = json::array();
+    for (const Asked& one : asked) {
+      json tokens = json::array();
+      for (const GeneratedToken& token : one.answer.tokens) {
+        json reads = json::array();
+        for (const ChunkRead& read : token.reads) {
+          named[read.chunk] = true;
+          reads.push_back({{"retrieval", read.retrieval}, {"chunk", read.chunk}, {"weight", std::min(1.0, read.weight)}});
+        }
+        tokens.push_back(
+            {{"text", repair_utf8(opened_.tokenizer->decode_one(token.id))}, {"probability", token.probability}, {"reads", reads}});
+      }
+      questions.push_back({{"question", repair_utf8(one.question)},
+                           {"answer", repair_utf8(one.answer.text)},
+                           {"seconds", one.seconds},
+                           {"tokens", tokens}});
+    }
+    json chunks = json::array(), documents = json::array();
+    const int64_t complete = text_.state->memory.chunks();
+    for (const auto& [chunk, unused] : named) {
+      if (chunk >= complete) {  // completed while decoding
+        chunks.push_back({{"chunk", chunk}, {"document", -1}, {"begin", 0}, {"end", 0}, {"text", ""}, {"before", ""}, {"after", ""}});
+        continue;
+      }
+      const int64_t document = text_.document_of(chunk * chunk_), first = text_.documents[document].token, size = text_.tokens.size();
+      const int64_t begin = view_.bytes(std::min(first, chunk * chunk_), chunk * chunk_);
+      chunks.push_back({{"chunk", chunk},
+                        {"document", document},
+                        {"begin", begin},
+                        {"end", begin + view_.bytes(chunk * chunk_, (chunk + 1) * chunk_)},
+                        {"text", view_.text(chunk * chunk_, (chunk + 1) * chunk_)},
+                        {"before", view_.text(std::max<int64_t>(0, (chunk - 1) * chunk_), chunk * chunk_)},
+                        {"after", view_.text((chunk + 1) * chunk_, std::min(size, (chunk + 2) * chunk_))}});
+    }
+    for (int64_t d = 0; d < std::ssize(text_.documents); ++d) {
+      const int64_t first = text_.documents[d].token, end = view_.document_end(d);
+      documents.push_back({{"name", repair_utf8(text_.documents[d].name)},
+                           {"begin_chunk", first / chunk_},
+                           {"end_chunk", std::max(first / chunk_, (end + chunk_ - 1) / chunk_)},
+                           {"bytes", view_.bytes(first, end)}});
+    }
+    return {{"kind", "cairn.answers"},
+            {"version", 1},
+            {"model", model},
+            {"fingerprint", opened_.header.fingerprint},
+            {"memory", options_.memory},
+            {"command", opened_.header.command},
+            {"created", opened_.header.created},
+            {"chunk", chunk_},
+            {"memory_tokens", text_.tokens.size()},
+            {"documents", documents},
+            {"chunks", chunks},
+            {"questions", questions}};
+  }
+
+ private:
+  // "book.txt, bytes 1200 to 1460 (chunk 17): text".
+  std::string place(int64_t chunk) const {
+    if (chunk >= text_.state->memory.chunks()) return fmt::format("chunk {}, completed by question and answer", chunk);
+    const int64_t begin = chunk * chunk_, document = text_.document_of(begin), first = text_.documents[document].token;
+    const int64_t byte = view_.bytes(first, begin), size = view_.bytes(begin, begin + chunk_);
+    return fmt::format("{}, bytes {} to {} (chunk {}): {}", one_line(text_.documents[document].name, 60), byte, byte + size, chunk,
+                       one_line(view_.text(begin, begin + chunk_), 160));
+  }
+
+  const Options& options_;
+  OpenedModel& opened_;
+  const TextMemory& text_;
+  TextView view_;
+  int64_t chunk_;
+};
+
+std::vector<std::string> questions_of(const Options& options) {
+  std::vector<std::string> questions;
+  for (const std::string& text : options.questions) questions.push_back(unescape(text));
+  if (options.questions_file.empty()) return questions;
+  const std::string text = read_file(options.questions_file, int64_t{1} << 28);
+  for (size_t at = 0; at < text.size();) {
+    const size_t end = std::min(text.find('\n', at), text.size());
+    if (end > at) questions.push_back(unescape(text.substr(at, end - at)));
+    at = end + 1;
+  }
+  if (questions.empty()) throw UserError("{}: holds no question (one a line)", options.questions_file);
+  return questions;
+}
+
+int run_ask(const Options& options) {
+  options.sampling.validate();
+  std::vector<std::string> questions = questions_of(options);
+  MemoryFile file = open_memory(options.memory, /*writable=*/false);
+  const MemoryIndex index = finished_memory(file);
+  OpenedModel opened = open_session(options.session, file.root().compute);
+  file.require_maker(maker_of(opened));
+  const TextMemory text = file.load(index, /*mapped=*/!options.ram, opened.header.device);
+  Session session(options, opened, text);
+  if (!options.json_file.empty()) write_file(options.json_file, session.to_json({}, options.session.model).dump(1) + "\n");
+  install_stop_handler();
+  std::vector<Asked> all;
+  const bool interactive = questions.empty();
+  const auto ask = [&](const std::vector<std::string>& some) {
+    const bool stream = some.size() == 1;
+    if (stream && !interactive) fmt::print("> {}\n", one_line(some[0], 400));
+    std::vector<Asked> asked = session.ask(some, stream);
+    for (Asked& one : asked) {
+      if (!stream) fmt::print("> {}\n{}", one_line(one.question, 400), repair_utf8(one.answer.text));
+      fmt::print("\n");
+      session.print_sources(one.answer);
+      all.push_back(std::move(one));
+    }
+    std::fflush(stdout);
+    if (!options.json_file.empty()) write_file(options.json_file, session.to_json(all, options.session.model).dump(1) + "\n");
+  };
+  if (interactive) {
+    const bool terminal = isatty(STDIN_FILENO) != 0;
+    if (terminal) fmt::print("{} tokens of text; one question a line, end with Ctrl-D\n", text.tokens.size());
+    for (std::string line; !stop_requested();) {
+      if (terminal) fmt::print("> ");
+      std::fflush(stdout);
+      if (!std::getline(std::cin, line)) break;
+      if (line.empty()) continue;
+      try {
+        ask({unescape(line)});
+      } catch (const UserError& error) {
+        if (!terminal) throw;
+        std::fprintf(stderr, "cairn: %s\n", error.what());
+      }
+    }
+  }
+  for (size_t i = 0; i < questions.size() && !stop_requested(); i += options.batch) {
+    ask({questions.begin() + i, questions.begin() + std::min(questions.size(), i + options.batch)});
+  }
+  return stop_requested() ? kExitStopped : 0;
+}
+
+int run_generate(const Options& options) {
+  options.sampling.validate();
+  std::optional<MemoryFile> file;
+  if (!options.memory.empty()) file.emplace(open_memory(options.memory, /*writable=*/false));
+  OpenedModel opened = open_session(options.session, file ? file->root().compute : "");
+  std::unique_ptr<ReaderState> state = opened.reader.new_reader_state(1);
+  TextMemory text;
+  if (file) {
+    file->require_maker(maker_of(opened));
+    text = file->load(finished_memory(*file), /*mapped=*/!options.ram, opened.header.device);
+    state = text.state->fork();
+  }
+  const std::string prompt = unescape(options.prompt);
+  require_utf8(prompt, "the prompt");
+  const std::vector<int32_t> ids = opened.tokenizer->encode(prompt);
+  if (ids.empty()) throw UserError("the prompt is empty");
+  if (!options.logits.empty()) {
+    const std::vector<int64_t> tokens(ids.begin(), ids.end());
+    const at::Tensor row = at::from_blob(const_cast<int64_t*>(tokens.data()), {1, std::ssize(tokens)}, at::kLong).clone();
+    const at::Tensor logits = opened.reader.advance(*state->fork(), row.to(opened.header.device)).to(at::kCPU, at::kFloat).contiguous();
+    const auto bytes = [](const void* data, size_t size) { return std::span(static_cast<const uint8_t*>(data), size); };
+    write_safetensors(options.logits,
+                      {{"logits", Dtype::kF32, {logits.size(1), logits.size(2)}, bytes(logits.const_data_ptr(), logits.nbytes())},
+                       {"tokens", Dtype::kI64, {std::ssize(tokens)}, bytes(tokens.data(), tokens.size() * 8)}},
+                      {{"format", "cairn.logits"}});
+  }
+  install_stop_handler();
+  SamplingOptions sampling = options.sampling;
+  sampling.reads = false;
+  answer(opened.reader, *state, {ids}, *opened.tokenizer, sampling, [](size_t, std::string_view fresh) {
+    std::fputs(repair_utf8(fresh).c_str(), stdout);
+    std::fflush(stdout);
+    return !stop_requested();
+  });
+  fmt::print("\n");
+  return stop_requested() ? kExitStopped : 0;
+}
+
+}  // namespace
+
+void add_ask(CLI::App& app, Action* action) {
+  auto o = std::make_shared<Options>();
+  CLI::App* command = app.add_subcommand("ask", "Ask about a text that was read; every answer shows which chunks it read");
+  add_session_options(command, &o->session);
+  command->add_option("MEMORY", o->memory, "memory file, as `cairn read` writes it")->required();
+  command
+      ->add_option("-q,--question", o->questions,
+                   "a question, exactly as the model is to see it behind the text (\\n: line end); repeat for several")
+      ->allow_extra_args(false);
+  command->add_option("--questions", o->questions_file, "file with one question a line");
+  add_sampling_options(command, &o->sampling);
+  command->add_option("--sources", o->sources, "chunks shown for an answer")
+      ->check(CLI::Range(int64_t{0}, int64_t{1000}))
+      ->capture_default_str();
+  command->add_option("--batch", o->batch, "questions answered together")
+      ->check(CLI::Range(int64_t{1}, int64_t{4096}))
+      ->capture_default_str();
+  command->add_option("--json", o->json_file, "file for answers and what every token read, for `cairn inspect`");
+  command->add_flag("--ram", o->ram, "load the memory instead of mapping the file; compares its checksums");
+  command->footer("Without -q and --questions, questions are read from standard input, one a line.");
+  command->callback([o, action] { *action = [o] { return run_ask(*o); }; });
+}
+
+void add_generate(CLI::App& app, Action* action) {
+  auto o = std::make_shared<Options>();
+  CLI::App* command = app.add_subcommand("generate", "Text behind a prompt, and behind the text of a memory if one is given");
+  add_session_options(command, &o->session);
+  command->add_option("--memory", o->memory, "memory file that stands in front of the prompt");
+  command->add_option("--prompt", o->prompt, "text to go on from (\\n: line end)")->required();
+  add_sampling_options(command, &o->sampling);
+  command->add_option("--logits", o->logits, "safetensors file for `tokens` [n] and `logits` [n,vocab] of the prompt");
+  command->add_flag("--ram", o->ram, "load the memory instead of mapping the file");
+  command->callback([o, action] { *action = [o] { return run_generate(*o); }; });
+}
+
+}  // namespace cairn
