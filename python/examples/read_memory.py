@@ -10,8 +10,12 @@ The prompt is given as token ids and the answer printed as token ids; the progra
 """
 
 import argparse
+import sys
+from pathlib import Path
 
 import torch
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))  # so that it runs without installing
 
 import cairn
 
@@ -35,28 +39,19 @@ def main() -> None:
         # The upper half over the end of the text and the prompt; of the chunks, only those that a row selects are read from the disk.
         memory = file.state(model)
         prompt = torch.tensor([options.prompt])
-        show_selected(model, file, memory.fork(), prompt)
+        selected: list[torch.Tensor] = []
+        model.advance(memory.fork(), prompt, selected)
+        for number, index in enumerate(selected):
+            show_chunks(file, f"retrieval {number}, last token of the prompt", index[0, -1])
         print("answer:", *model.generate(memory, prompt, options.count)[0].tolist())
 
 
-def show_selected(model: cairn.Model, file: cairn.MemoryFile, memory: cairn.Memory, prompt: torch.Tensor) -> None:
-    """Which chunks the last token of the prompt looks at, through each retrieval."""
-    seen: list[torch.Tensor] = []
-    search = model._search
-
-    def watch(*arguments, **settings):  # type: ignore[no-untyped-def]
-        found = search(*arguments, **settings)
-        seen.append(found[0][0, -1])
-        return found
-
-    model._search = watch  # type: ignore[method-assign]
-    model.advance(memory, prompt)
-    del model._search
-    for number, index in enumerate(seen):
-        print(f"retrieval {number}:")
-        for chunk in sorted({i for i in index.flatten().tolist() if 0 <= i < file.chunks}):
-            token = chunk * file.config.chunk
-            print(f"  chunk {chunk} of {file.document_at(token).name}: ids", *file.chunk_tokens(chunk)[:12], "...")
+def show_chunks(file: cairn.MemoryFile, title: str, index: torch.Tensor) -> None:
+    """index [Q,N]: chunk numbers, -1 unused. Chunks that the prompt itself completed are not in the file."""
+    print(f"{title}:")
+    for chunk in sorted({i for i in index.flatten().tolist() if 0 <= i < file.chunks}):
+        document = file.document_at(chunk * file.config.chunk)
+        print(f"  chunk {chunk} ({document.name}):", *file.chunk_tokens(chunk)[:12], "...")
 
 
 if __name__ == "__main__":

@@ -14,8 +14,8 @@ import torch
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "python" / "src"))
 
-import cairn  # noqa: E402
-from cairn.memory import Memory  # noqa: E402
+import cairn
+from cairn.memory import Memory
 
 try:
     import xxhash
@@ -25,8 +25,24 @@ except ImportError:
 PROGRAM = Path(os.environ.get("CAIRN_PROGRAM", ROOT / "build" / "cairn"))
 ORACLE = Path(os.environ.get("CAIRN_ORACLE", ROOT.parent / "shared" / "oracle" / "cases"))
 
-SMALL = dict(vocab=61, d_model=32, heads=4, kv_heads=2, head_dim=8, mlp_width=48, window=7, lower_layers=2, chunk=5, memory_heads=4,
-             memory_kv_heads=2, retrieval_dim=16, retrieval_heads=2, upper=["memory", "window", "memory+window-retrieval"], top_k=3, beta=0.3)
+SMALL = dict(
+    vocab=61,
+    d_model=32,
+    heads=4,
+    kv_heads=2,
+    head_dim=8,
+    mlp_width=48,
+    window=7,
+    lower_layers=2,
+    chunk=5,
+    memory_heads=4,
+    memory_kv_heads=2,
+    retrieval_dim=16,
+    retrieval_heads=2,
+    upper=["memory", "window", "memory+window-retrieval"],
+    top_k=3,
+    beta=0.3,
+)
 
 
 def random_model(seed: int = 1, **change: object) -> cairn.Model:
@@ -97,7 +113,7 @@ def memory_root(extents: Extents, model: cairn.Model, memory: Memory, tokens: to
             part = table[begin:end] if table.dtype == torch.int16 else table[begin:end].to(dtype)
             numbers.append(extents.add(torch.cat([part[:1]] * shift + [part])))
         for first in range(begin, end, 3):
-            names = dict(zip(("landmarks", "k", "v", "tokens"), numbers))
+            names = dict(zip(("landmarks", "k", "v", "tokens"), numbers, strict=True))
             pages.append({"chunks": min(3, end - first), "first": first - begin + shift, **names})
     shapes: dict[str, list[int]] = {}
 
@@ -115,6 +131,8 @@ def memory_root(extents: Extents, model: cairn.Model, memory: Memory, tokens: to
         "format": "cairn.memory", "version": 1, "cairn": "0.2.0",
         "model": {"fingerprint": model.fingerprint, "config": json.loads(c.to_json())},
         "tokenizer": {"fingerprint": "0" * 16, "kind": "words"}, "compute": compute, "token_bytes": 2, "chunk": c.chunk,
-        "memory": {"first_position": 0, "tokens": memory.tokens, "pages": pages, "partial_tokens": partial, "documents": documents, "state": state},
+        "memory": {
+            "first_position": 0, "tokens": memory.tokens, "pages": pages, "partial_tokens": partial, "documents": documents, "state": state,
+        },
         "reading": None,
     }  # fmt: skip

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import fcntl
+import io
+import runpy
 import struct
 import tempfile
 import unittest
@@ -13,7 +16,7 @@ from pathlib import Path
 from unittest import mock
 
 import torch
-from support import Extents, hash_of, memory_root, random_model, random_tokens, relative_rms, xxhash
+from support import ROOT, Extents, hash_of, memory_root, random_model, random_tokens, relative_rms, xxhash
 
 import cairn
 from cairn import extent_file
@@ -58,10 +61,36 @@ class MemoryFiles(unittest.TestCase):
                     again = self.model.advance(file.state(self.model), self.tokens[:, length:])
                     self.assertTrue(torch.equal(again, logits))  # the first asking has changed nothing in the file
 
+    def test_selected_chunks(self) -> None:
+        self.write()
+        with cairn.open_memory(self.path) as file:
+            selected: list[torch.Tensor] = []
+            self.model.advance(file.state(self.model), self.tokens[:, 58:], selected)
+        whole: list[torch.Tensor] = []
+        self.model.advance(self.model.read(self.tokens[:, :0]), self.tokens, whole)
+        self.assertEqual([list(index.shape) for index in selected], [[1, 12, 2, 3]])
+        self.assertTrue(torch.equal(selected[0], whole[0][:, 58:]))
+
+    def test_example(self) -> None:
+        """python/examples/read_memory.py on a small model."""
+        self.write()
+        example = ROOT / "python" / "examples" / "read_memory.py"
+        with (
+            mock.patch("cairn.load_model", return_value=self.model),
+            mock.patch("sys.argv", [str(example), "model", str(self.path), "7", "8", "9", "--count", "3"]),
+        ):
+            said = io.StringIO()
+            with contextlib.redirect_stdout(said):
+                runpy.run_path(str(example), run_name="__main__")
+        self.assertIn("58 tokens in 11 chunks of 5, fp32", said.getvalue())
+        self.assertIn("(second.txt)", said.getvalue())
+        made = self.model.generate(self.model.read(self.tokens[:, :58]), torch.tensor([[7, 8, 9]]), 3)
+        self.assertIn("answer: " + " ".join(map(str, made[0].tolist())), said.getvalue())
+
     def test_half_precision(self) -> None:
         self.write(compute="bf16")
         memory = self.model.read(self.tokens[:, :58])
-        half = lambda x: x.bfloat16().float()  # noqa: E731
+        half = lambda x: x.bfloat16().float()
         memory.pages = [cairn.Page(half(page.landmarks), half(page.k), half(page.v)) for page in memory.pages]
         memory.lower = [replace(cache, k=half(cache.k), v=half(cache.v)) for cache in memory.lower]
         with cairn.open_memory(self.path) as file:
@@ -102,15 +131,15 @@ class MemoryFiles(unittest.TestCase):
     def test_wrong_roots(self) -> None:
         good = self.write()
 
-        def wrong(word: str, change) -> None:  # noqa: ANN001
+        def wrong(word: str, change) -> None:
             root = copy.deepcopy(good)
             change(root)
             self.extents.save(self.path, root)
             self.refuse(word)
 
-        memory = lambda r: r["memory"]  # noqa: E731
-        page = lambda r: r["memory"]["pages"][1]  # noqa: E731
-        state = lambda r: r["memory"]["state"]  # noqa: E731
+        memory = lambda r: r["memory"]
+        page = lambda r: r["memory"]["pages"][1]
+        state = lambda r: r["memory"]["state"]
         wrong("version 2", lambda r: r.update(version=2))
         wrong("not a memory file", lambda r: r.update(format="cairn.other"))
         wrong("compute", lambda r: r.update(compute="fp64"))
@@ -220,7 +249,7 @@ class MemoryFiles(unittest.TestCase):
         file, again = cairn.open_memory(self.path), cairn.open_memory(self.path)
         again.close()
         with open(self.path, "rb") as other:
-            exclusive = lambda: fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)  # noqa: E731
+            exclusive = lambda: fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
             self.assertRaises(OSError, exclusive)
             memory = file.state(self.model)
             file.close()

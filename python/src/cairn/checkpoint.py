@@ -5,6 +5,7 @@ from __future__ import annotations
 import mmap
 import struct
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -25,7 +26,7 @@ _DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF
 _MAX_HEADER = 16 << 20
 
 
-def hash_hex(data: bytes | memoryview | mmap.mmap) -> str | None:
+def hash_hex(data: bytes | mmap.mmap) -> str | None:
     """XXH3-64 as 16 hexadecimal digits, as in the program; None without the package xxhash."""
     return None if xxhash is None else xxhash.xxh3_64_hexdigest(data)
 
@@ -54,17 +55,17 @@ def read_safetensors(path: Path) -> dict[str, torch.Tensor]:
     if not 2 <= size <= min(_MAX_HEADER, len(data) - 8):
         raise ValueError(f"{path}: not a safetensors file, or cut off")
     header, numbers = parse_json(data[8 : 8 + size].tobytes(), str(path)), data[8 + size :]
-    tensors = {}
-    for name, info in header.items() if isinstance(header, dict) else []:
-        if name == "__metadata__":
-            continue
-        try:
-            dtype, shape, (begin, end) = _DTYPES[info["dtype"]], tuple(info["shape"]), info["data_offsets"]
-            fits = 0 <= begin <= end <= len(numbers) and all(type(n) is int and n >= 0 for n in shape)
-            tensor = torch.frombuffer(bytearray(numbers[begin:end].tobytes()), dtype=dtype) if fits and begin < end else torch.empty(0, dtype=dtype)
-            tensors[name] = tensor.reshape(shape) if fits else None
-        except (KeyError, TypeError, ValueError, RuntimeError):
-            tensors[name] = None
-        if tensors[name] is None:
-            raise ValueError(f"{path}: tensor '{name}' is malformed or reaches beyond the file")
-    return tensors
+    if not isinstance(header, dict):
+        raise ValueError(f"{path}: the header is not a JSON object")
+    return {name: _tensor(info, numbers, f"{path}: tensor '{name}'") for name, info in header.items() if name != "__metadata__"}
+
+
+def _tensor(info: Any, numbers: np.ndarray, where: str) -> torch.Tensor:
+    try:
+        dtype, shape, (begin, end) = _DTYPES[info["dtype"]], info["shape"], info["data_offsets"]
+        if not (0 <= begin <= end <= len(numbers) and all(type(n) is int and n >= 0 for n in shape)):
+            raise ValueError("sizes")
+        raw = bytearray(numbers[begin:end].tobytes())
+        return (torch.frombuffer(raw, dtype=dtype) if raw else torch.empty(0, dtype=dtype)).reshape(shape)
+    except (KeyError, TypeError, ValueError, RuntimeError):
+        raise ValueError(f"{where} is malformed or reaches beyond the file") from None

@@ -18,7 +18,7 @@ class UpperLayer:
     retrieval: bool
 
     @staticmethod
-    def parse(text: str) -> "UpperLayer":
+    def parse(text: str) -> UpperLayer:
         if text == "window":
             return UpperLayer(memory=False, window=True, mlp=True, retrieval=False)
         rest = text.removeprefix("memory")
@@ -117,7 +117,7 @@ class ModelConfig:
         return reach
 
     @staticmethod
-    def from_dict(values: dict[str, Any], source: str) -> "ModelConfig":
+    def from_dict(values: dict[str, Any], source: str) -> ModelConfig:
         """What is not given keeps its default, as in the program. ValueError, beginning with `source`, for anything unknown or wrong."""
         if not isinstance(values, dict):
             raise ValueError(f"{source}: must be a JSON object")
@@ -133,7 +133,7 @@ class ModelConfig:
             raise ValueError(f"{source}: {error}") from None
 
     @staticmethod
-    def from_json(text: str, source: str) -> "ModelConfig":
+    def from_json(text: str, source: str) -> ModelConfig:
         return ModelConfig.from_dict(parse_json(text, source), source)
 
     def to_json(self) -> str:

@@ -1,4 +1,4 @@
-"""Extent files: one file of byte ranges that changes by transactions (docs/formats.md). Reading only; everything is checked before it is used."""
+"""Extent files: one file of byte ranges that changes by transactions (docs/formats.md). Everything is checked before it is used."""
 
 from __future__ import annotations
 
@@ -68,7 +68,9 @@ class ExtentFile:
         offset, size, checksum = (int(n) for n in self._table[number])
         data = self._bytes(offset, offset + size)
         if verify and xxhash is not None:
-            self._require(xxhash.xxh3_64_intdigest(data) == checksum, f"extent {number} is damaged: its checksum does not agree")
+            self._require(
+                xxhash.xxh3_64_intdigest(data.data) == checksum, f"extent {number} is damaged: its checksum does not agree"
+            )
         return data
 
     def verify(self) -> None:
@@ -116,7 +118,7 @@ class ExtentFile:
         self._require(fits, f"the directory ({length} bytes at {offset}) does not lie inside the file")
         raw = self._bytes(offset, offset + length)
         if xxhash is not None:
-            self._require(xxhash.xxh3_64_intdigest(raw) == checksum, "the directory is damaged: its checksum does not agree")
+            self._require(xxhash.xxh3_64_intdigest(raw.data) == checksum, "the directory is damaged: its checksum does not agree")
         count = int(raw[:8].view("<u8")[0])
         self._require(count <= (length - 8) // 24, f"the directory says {count} extents, more than it can hold")
         self._table = raw[8 : 8 + 24 * count].view("<u8").reshape(count, 3).astype(np.uint64)
@@ -134,5 +136,5 @@ class ExtentFile:
             self._require(fits, f"extent {number} ({size} bytes at {begin}) does not lie inside the file")
             ranges.append((begin, begin + size, f"extent {number}"))
         ranges.sort()
-        for (_, one_end, one), (begin, _, other) in zip(ranges, ranges[1:]):
+        for (_, one_end, one), (begin, _, other) in zip(ranges, ranges[1:], strict=False):
             self._require(one_end <= begin, f"{one} and {other} overlap")

@@ -33,7 +33,7 @@ class Cache:
 
 @dataclass
 class Memory:
-    """Model.read() and MemoryFile.state() make it; Model.advance() moves it on. Tensors are replaced, never changed, so fork() costs nothing."""
+    """Model.read() and MemoryFile.state() make it; Model.advance() moves it on. Tensors are replaced, never changed: fork() is cheap."""
 
     batch: int
     tokens: int = 0  # read so far: the position of the next token
@@ -48,7 +48,7 @@ class Memory:
     def chunks(self) -> int:
         return sum(page.chunks for page in self.pages)
 
-    def fork(self) -> "Memory":
+    def fork(self) -> Memory:
         """A memory that goes on by itself while this one stays."""
         upper = None if self.upper is None else list(self.upper)
         return replace(self, pages=list(self.pages), lower=list(self.lower), upper=upper, queries=list(self.queries))

@@ -36,8 +36,10 @@ class _Page:
 
 
 class MemoryFile(ExtentFile):
-    """One memory file, open for reading: what was read, by which model, and the state to ask it. Attributes: tokens, chunks, documents, config,
-    fingerprint, tokenizer, compute ("fp32" or "bf16": what chunks are stored in), reading (a reading is in progress)."""
+    """One memory file, open for reading: what was read, by which model, and the state to ask it.
+
+    Attributes: tokens, chunks, documents, config, fingerprint, tokenizer, compute ("fp32" or "bf16": what chunks are stored in),
+    reading (a reading is in progress)."""
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         super().__init__(path)
@@ -63,7 +65,9 @@ class MemoryFile(ExtentFile):
         self.reading = root.get("reading") is not None  # the program has not finished what it was reading
         memory = root.get("memory")
         self._memory: dict[str, Any] | None = None if memory is None else self._member(root, "memory", dict)
-        self.tokens, self.chunks, self._pages, self.documents = 0, 0, [], []
+        self.tokens, self.chunks = 0, 0
+        self._pages: list[_Page] = []
+        self.documents: list[Document] = []
         if self._memory is not None:
             self._read_memory(self._memory)
 
@@ -89,8 +93,8 @@ class MemoryFile(ExtentFile):
             self.chunks += count
         right = self.chunks == self.tokens // c.chunk
         self._require(right, f"{self.tokens} tokens are {self.tokens // c.chunk} chunks of {c.chunk}, the pages have {self.chunks}")
-        partial = memory.get("partial_tokens")
-        held = 0 if partial == -1 else len(self.extent(partial))  # type: ignore[arg-type]
+        partial: Any = memory.get("partial_tokens")
+        held = 0 if partial == -1 else len(self.extent(partial))
         self._require(held == self.tokens % c.chunk * self.token_bytes, "'partial_tokens' is not the rest of the text")
         self._partial_tokens = partial
         starts = []
@@ -100,7 +104,7 @@ class MemoryFile(ExtentFile):
         begins = [begin for _, begin in starts]
         ordered = begins == sorted(begins) and (not begins or (begins[0] == 0 and begins[-1] <= self.tokens))
         self._require(ordered, "the documents are not in the order of their first tokens, from 0 on")
-        self.documents: list[Document] = [Document(name, begin, end) for (name, begin), end in zip(starts, [*begins[1:], self.tokens])]
+        self.documents = [Document(name, begin, end) for (name, begin), end in zip(starts, [*begins[1:], self.tokens], strict=True)]
 
     def _member(self, holder: dict[str, Any], key: str, kind: type) -> Any:
         self._require(type(holder.get(key)) is kind, f"'{key}' is missing or of another kind")
@@ -175,7 +179,9 @@ class MemoryFile(ExtentFile):
             name = next(name for name in ours if ours[name] != theirs[name])
             raise ValueError(f"{self.path}: was made by another model: {name} is {theirs[name]!r} there and {ours[name]!r} here")
         if model.fingerprint is None:
-            warnings.warn(f"{self.path}: whether this model's weights made it cannot be checked (package xxhash, load_model())", stacklevel=3)
+            warnings.warn(
+                f"{self.path}: whether this model's weights made it cannot be checked (package xxhash, load_model())", stacklevel=3
+            )
         elif model.fingerprint != self.fingerprint:
             raise ValueError(f"{self.path}: was made by another model: fingerprint {self.fingerprint}, this one has {model.fingerprint}")
 
@@ -194,7 +200,9 @@ class MemoryFile(ExtentFile):
             return torch.zeros(shape)
         data = self.extent(number, verify=True)
         self._require(shapes.get(str(number)) == list(shape), f"extent {number} has shape {shapes.get(str(number))}, not {list(shape)}")
-        self._require(len(data) == math.prod(shape) * _ELEMENT[kind], f"extent {number} has {len(data)} bytes, too many or few for its shape")
+        self._require(
+            len(data) == math.prod(shape) * _ELEMENT[kind], f"extent {number} has {len(data)} bytes, too many or few for its shape"
+        )
         return _as_tensor(data, kind).reshape(shape).to(torch.float32, copy=True)
 
 

@@ -1,13 +1,14 @@
 """The network of docs/algorithm.md in plain PyTorch, fp32. Modules and parameters have the names of the checkpoint.
 
-forward() takes a whole text in one pass. read() runs the lower half over a text and keeps the memory; advance() gives the exact logits of the
-tokens behind it. src/cairn/model/ and src/cairn/infer/reader.cpp are the same in C++."""
+forward() takes a whole text in one pass. read() runs the lower half over a text and keeps the memory; advance() gives the exact logits
+of the tokens behind it. src/cairn/model/ and src/cairn/infer/reader.cpp are the same in C++."""
 
 from __future__ import annotations
 
 import math
 import os
 from pathlib import Path
+from typing import TypeVar, cast
 
 import torch
 import torch.nn.functional as F
@@ -28,6 +29,14 @@ class RMSNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return ops.rms_norm(x, self.weight)
+
+
+M = TypeVar("M", bound=nn.Module)
+
+
+def _all(modules: nn.ModuleList, kind: type[M]) -> list[M]:
+    """The modules of a list, with their type."""
+    return cast("list[M]", list(modules))
 
 
 def _linear(inputs: int, outputs: int, bias: bool = False) -> nn.Linear:
@@ -113,7 +122,7 @@ class ChunkEncoder(nn.Module):
         if c.landmark == "cls":
             e = torch.cat([e, self.cls.expand(batch * chunks, 1, -1)], 1)
         table = ops.rotary_table(0, e.shape[1], c.head_dim, c.rope_theta)  # positions inside the chunk, whatever `positions` says
-        for layer in self.encoder:
+        for layer in _all(self.encoder, Layer):
             e = e + layer.attention.bidirectional(e, table)
             e = e + layer.mlp(e)
         e = self.norm(e)
@@ -169,7 +178,7 @@ class Model(nn.Module):
         x, _ = self._run_lower(self._embed(tokens), 0, [])
         complete = x.shape[1] // self.config.chunk * self.config.chunk
         pages = [self.chunk(x[:, :complete])] if complete and use_memory else []
-        hidden, _, _ = self._run_upper(x, 0, pages, None, [])
+        hidden, _, _ = self._run_upper(x, 0, pages, None, [], [])
         return self._logits(hidden)
 
     @torch.no_grad()
@@ -182,9 +191,12 @@ class Model(nn.Module):
         return memory
 
     @torch.no_grad()
-    def advance(self, memory: Memory, tokens: Tensor) -> Tensor:
-        """Takes tokens [B,n] in and gives their logits [B,n,vocab]: those of forward() over the whole text. Moves the memory on; advance(memory.fork(),
-        ...) leaves it as it is."""
+    def advance(self, memory: Memory, tokens: Tensor, selected: list[Tensor] | None = None) -> Tensor:
+        """Takes tokens [B,n] in and gives their logits [B,n,vocab]: those of forward() over the whole text. Moves the memory on;
+        advance(memory.fork(), ...) leaves it as it is.
+
+        To `selected`, if given, it appends one tensor a retrieval: the numbers of the chunks that the new tokens selected, [B,n,Q,N],
+        nearest first, -1 where there were fewer."""
         if tokens.shape[1] == 0:
             return torch.empty(memory.batch, 0, self.config.vocab)
         before = memory.tail
@@ -192,7 +204,11 @@ class Model(nn.Module):
         # The first time the upper half must also see the tail before the new tokens; then its caches hold what it needs.
         if memory.upper is None and before is not None:
             x = torch.cat([before, x], 1)
-        hidden, memory.upper, memory.queries = self._run_upper(x, memory.tokens - x.shape[1], memory.pages, memory.upper, memory.queries)
+        first = memory.tokens - x.shape[1]
+        found: list[Tensor] = []
+        hidden, memory.upper, memory.queries = self._run_upper(x, first, memory.pages, memory.upper, memory.queries, found)
+        if selected is not None:
+            selected += [index[:, -tokens.shape[1] :] for index in found]
         return self._logits(hidden[:, -tokens.shape[1] :])
 
     def generate(self, memory: Memory, prompt: Tensor, count: int) -> Tensor:
@@ -218,7 +234,7 @@ class Model(nn.Module):
 
     def _run_lower(self, x: Tensor, first: int, caches: list[Cache | None]) -> tuple[Tensor, list[Cache | None]]:
         table, kept = self._table(first, x.shape[1]), []
-        for i, layer in enumerate(self.lower):
+        for i, layer in enumerate(_all(self.lower, Layer)):
             u, cache = layer.attention(x, table, caches[i] if caches else None)
             x = x + u
             x = x + layer.mlp(x)
@@ -242,12 +258,20 @@ class Model(nn.Module):
         return x
 
     def _run_upper(
-        self, x: Tensor, first: int, pages: list[Page], caches: list[Cache | None] | None, queries: list[Tensor | None]
+        self,
+        x: Tensor,
+        first: int,
+        pages: list[Page],
+        caches: list[Cache | None] | None,
+        queries: list[Tensor | None],
+        selected: list[Tensor],
     ) -> tuple[Tensor, list[Cache | None], list[Tensor | None]]:
-        """x [B,L,d] at positions first .. -> hidden after the final norm, and the caches for the tokens behind."""
-        table, kept, kept_queries = self._table(first, x.shape[1]), [], []
+        """x [B,L,d] at positions first .. -> hidden after the final norm, and the caches for the tokens behind. Appends to `selected`."""
+        table = self._table(first, x.shape[1])
+        kept: list[Cache | None] = []
+        kept_queries: list[Tensor | None] = []
         found: Found | None = None
-        for block in self.upper:
+        for block in _all(self.upper, UpperBlock):
             if block.layer.window:
                 u, cache = block.attention(x, table, caches[len(kept)] if caches else None)
                 x = x + u
@@ -260,6 +284,7 @@ class Model(nn.Module):
                 query = queries[len(kept_queries)] if queries else None
                 found, query = self._retrieve(block, h, first, pages, query)
                 kept_queries.append(query)
+                selected.append(found[0])
             assert found is not None  # ModelConfig has checked that the first memory layer retrieves
             u = block.o_proj(self._attend(block, h, pages, found).flatten(2))
             # Eq. 6: the memory's output is always seen by the MLP; beta says how much of it stays in the residual stream.
@@ -275,8 +300,8 @@ class Model(nn.Module):
         exclude = c.window if c.exclude_window else 0
         if c.retrieval_stride == "token":
             return self._search(rq, pages, chunk=c.chunk, first_position=first, exclude_window=exclude), None
-        # Every row of chunk i uses the query of the last token of chunk i-1. In units of chunks that row stands at i-1, so with chunk = 1 the same
-        # rule says what it sees.
+        # Every row of chunk i uses the query of the last token of chunk i-1. In units of chunks that row stands at i-1, so with chunk = 1
+        # the same rule says what it sees.
         size, end = c.chunk, first + rq.shape[1]
         inside = rq[:, size - 1 - first % size :: size]
         before = torch.zeros_like(rq[:, :1]) if query is None else query
@@ -335,7 +360,7 @@ def _renumber(index: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def load_model(folder: str | os.PathLike[str]) -> Model:
-    """A folder with model.safetensors and config.json, such as RUN/model of `cairn train`. ValueError names the file and what is wrong with it."""
+    """A folder with model.safetensors and config.json, such as RUN/model of `cairn train`. ValueError names the file and what is wrong."""
     folder = Path(folder)
     config_file, weights_file = folder / "config.json", folder / "model.safetensors"
     for file in (config_file, weights_file):
@@ -352,7 +377,9 @@ def load_model(folder: str | os.PathLike[str]) -> Model:
         if not tensor.is_floating_point():
             raise ValueError(f"{weights_file}: tensor '{name}' is of type {tensor.dtype}; weights must be F64, F32, F16 or BF16")
         if tensor.shape != wanted[name]:
-            raise ValueError(f"{weights_file}: tensor '{name}' has shape {list(tensor.shape)}, the configuration needs {list(wanted[name])}")
+            raise ValueError(
+                f"{weights_file}: tensor '{name}' has shape {list(tensor.shape)}, the configuration needs {list(wanted[name])}"
+            )
     for name in wanted:
         if name not in weights:
             raise ValueError(f"{weights_file}: tensor '{name}' is missing; the file is of another configuration")
