@@ -26,10 +26,13 @@ install(EXPORT cairn-targets NAMESPACE cairn:: DESTINATION "${_package}")
 
 set(_run_path ${CAIRN_TORCH_RPATH})
 if(CAIRN_INSTALL_TORCH)
-  set(_run_path "${CAIRN_INSTALL_TORCH}/lib" "${CAIRN_INSTALL_TORCH}/torch/lib")
-  # pip's folders of CUDA libraries stand beside torch; they need not be there yet, so both layouts are named.
-  foreach(_library cuda_runtime cuda_cupti)
-    list(APPEND _run_path "${CAIRN_INSTALL_TORCH}/../nvidia/${_library}/lib" "${CAIRN_INSTALL_TORCH}/nvidia/${_library}/lib")
+  # The same folders as here, below the one given: that of torch itself, or the site folder that holds torch and nvidia.
+  set(_run_path "")
+  foreach(_root "${CAIRN_INSTALL_TORCH}" "${CAIRN_INSTALL_TORCH}/torch")
+    foreach(_dir ${CAIRN_TORCH_RPATH})
+      file(RELATIVE_PATH _relative "${CAIRN_TORCH_ROOT}" "${_dir}")
+      list(APPEND _run_path "${_root}/${_relative}")
+    endforeach()
   endforeach()
 endif()
 set_target_properties(cairn PROPERTIES INSTALL_RPATH "${_run_path}")

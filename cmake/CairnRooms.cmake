@@ -55,9 +55,11 @@ endfunction()
 function(cairn_program)
   add_executable(cairn "${CMAKE_SOURCE_DIR}/src/cairn/cli/main.cpp")
   target_link_libraries(cairn PRIVATE cairn_cli)
+  # Through CMake, so that an installed program can have other ones (cmake/CairnInstall.cmake).
+  set_target_properties(cairn PROPERTIES CAIRN_OWN_RPATH ON BUILD_RPATH "${CAIRN_TORCH_RPATH}")
   if(CAIRN_CUDA)
     # `make bundle` carries the program with its small libraries in one folder; the old kind of run path also counts for the libraries' own needs.
-    set_target_properties(cairn PROPERTIES BUILD_RPATH "$ORIGIN")
+    set_target_properties(cairn PROPERTIES BUILD_RPATH "$ORIGIN;${CAIRN_TORCH_RPATH}")
     target_link_options(cairn PRIVATE "LINKER:--disable-new-dtags")
   endif()
   set_target_properties(cairn PROPERTIES RUNTIME_OUTPUT_DIRECTORY "${CMAKE_BINARY_DIR}")

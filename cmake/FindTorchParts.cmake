@@ -52,8 +52,10 @@ if(EXISTS "${_root}/lib/libgomp.so.1")
 else()
   target_link_options(cairn_torch INTERFACE -fopenmp)
 endif()
+# A program that sets CAIRN_OWN_RPATH says itself where it finds these at run time.
 foreach(_dir ${CAIRN_TORCH_RPATH})
-  target_link_options(cairn_torch INTERFACE "LINKER:-rpath,${_dir}" "LINKER:-rpath-link,${_dir}")
+  target_link_options(cairn_torch INTERFACE "LINKER:-rpath-link,${_dir}"
+                      "$<$<NOT:$<BOOL:$<TARGET_PROPERTY:CAIRN_OWN_RPATH>>>:LINKER:-rpath,${_dir}>")
 endforeach()
 if(CAIRN_CUDA)
   # Nothing of ours refers to a symbol of torch_cuda: it registers its kernels when it is loaded, so it must not be dropped as unneeded.

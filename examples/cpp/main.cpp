@@ -4,6 +4,8 @@
 //
 // Reading runs the lower half of the network only and fills the memory of chunks; asking runs the whole network over the question, with
 // every chunk of the text within reach (docs/algorithm.md, section 4).
+#include <ATen/TensorOperators.h>
+#include <ATen/ops/argmax.h>
 #include <ATen/ops/empty.h>
 
 #include <cstdio>
@@ -13,7 +15,6 @@
 
 #include "cairn/core/error.h"
 #include "cairn/core/files.h"
-#include "cairn/infer/decoder.h"
 #include "cairn/infer/reader.h"
 #include "cairn/text/tokenizer.h"
 
@@ -41,8 +42,15 @@ void ask(const std::string& folder, std::string text, const std::string& questio
 
   const std::vector<int32_t> prompt = tokenizer->encode(question);
   if (prompt.empty()) throw cairn::UserError("the question is empty");
-  const auto answer = cairn::generate(reader, *state, batch_of(prompt), count);
-  std::printf("%s\n", tokenizer->decode(answer.at(0)).c_str());
+  // The question first, then each answer token: advance() gives the logits [1,n,vocab] of what it is given, and the memory goes on.
+  // (generate() of infer/decoder.h is this loop, for whole batches.)
+  std::vector<int32_t> answer, next = prompt;
+  while (static_cast<int64_t>(answer.size()) < count) {
+    const at::Tensor logits = reader.advance(*state, batch_of(next));
+    next = {static_cast<int32_t>(logits[0][-1].argmax().item<int64_t>())};
+    answer.push_back(next[0]);
+  }
+  std::printf("%s\n", tokenizer->decode(answer).c_str());
 }
 
 }  // namespace

@@ -119,7 +119,7 @@ class Consistency(unittest.TestCase):
             self.assertLessEqual(relative_rms(model(tokens[1:2])[0], whole[1]), 1e-5)
             changed = tokens.clone()
             changed[:, 50:] = 0
-            self.assertTrue(torch.equal(model(changed)[:, :50], whole[:, :50]))  # causality
+            self.assertLessEqual(relative_rms(model(changed)[:, :50], whole[:, :50]), 1e-5)  # causality
 
     def test_selection_over_pages(self) -> None:
         generator = torch.Generator().manual_seed(3)

@@ -68,9 +68,7 @@ class ExtentFile:
         offset, size, checksum = (int(n) for n in self._table[number])
         data = self._bytes(offset, offset + size)
         if verify and xxhash is not None:
-            self._require(
-                xxhash.xxh3_64_intdigest(data.data) == checksum, f"extent {number} is damaged: its checksum does not agree"
-            )
+            self._require(xxhash.xxh3_64_intdigest(data.data) == checksum, f"extent {number} is damaged: its checksum does not agree")
         return data
 
     def verify(self) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TypeVar, cast
 
@@ -20,6 +21,7 @@ from cairn.config import ModelConfig, UpperLayer
 from cairn.memory import Cache, Memory, Page, take
 
 Table = tuple[Tensor, Tensor] | None
+_ROWS = 256
 
 
 class RMSNorm(nn.Module):
@@ -316,40 +318,47 @@ class Model(nn.Module):
         total = sum(page.chunks for page in pages)
         counts = ops.visible_counts(rq.shape[1], total, chunk=chunk, first_position=first_position, exclude_window=exclude_window)
         index = ops.select(rq.detach(), [page.landmarks.detach() for page in pages], self.config.top_k, counts)
-        scores = []
-        for row in range(rq.shape[0]):
-            numbers, local = _renumber(index[row])
+        # Once more for the selected ones alone, with gradients.
+        rows = []
+        for row, part in _blocks(rq):
+            numbers, local = _renumber(index[row, part])
             if not len(numbers):
-                scores.append(torch.zeros(index[row].shape, device=rq.device))
+                rows.append(torch.zeros(local.shape, device=rq.device))
                 continue
-            # Once more for the selected ones alone, with gradients.
-            every = torch.einsum("lqr,cqr->lqc", rq[row], take(pages, row, numbers, "landmarks")) / math.sqrt(rq.shape[-1])
-            scores.append(every.gather(-1, local.clamp(min=0)).where(local >= 0, 0.0))
-        return index, torch.stack(scores)
+            every = torch.einsum("lqr,cqr->lqc", rq[row, part], take(pages, row, numbers, "landmarks")) / math.sqrt(rq.shape[-1])
+            rows.append(every.gather(-1, local.clamp(min=0)).where(local >= 0, 0.0))
+        return index, torch.cat(rows).view(index.shape)
 
     def _attend(self, block: UpperBlock, h: Tensor, pages: list[Page], found: Found) -> Tensor:
         """The memory attention's output [B,L,H,D]; exactly 0 for rows that see no chunk."""
         c = self.config
         q = block.q_norm(block.q_proj(h).unflatten(-1, (c.memory_heads, -1)))
         rows = []
-        for row in range(h.shape[0]):
-            numbers, local = _renumber(found[0][row])
+        for row, part in _blocks(q):
+            numbers, local = _renumber(found[0][row, part])
             if not len(numbers):
-                rows.append(torch.zeros_like(q[row]))
+                rows.append(torch.zeros_like(q[row, part]))
                 continue
-            used, score = local >= 0, found[1][row]
+            used, score = local >= 0, found[1][row, part]
             if c.rank_decay:
                 score = score + block.rank_decay * torch.arange(score.shape[-1], device=h.device)
 
-            def weigh(part: slice, lse: Tensor, used: Tensor = used, score: Tensor = score) -> Tensor:
+            def weigh(rows: slice, lse: Tensor, used: Tensor = used, score: Tensor = score) -> Tensor:
                 if c.alpha == 0:
-                    return ops.chunk_weights(score[part], used[part], c.weights)
-                mixed = c.alpha * lse + (1 - c.alpha) * ops.spread(score[part], c.memory_heads)
-                return ops.chunk_weights(mixed, ops.spread(used[part], c.memory_heads), "softmax")
+                    return ops.chunk_weights(score[rows], used[rows], c.weights)
+                mixed = c.alpha * lse + (1 - c.alpha) * ops.spread(score[rows], c.memory_heads)
+                return ops.chunk_weights(mixed, ops.spread(used[rows], c.memory_heads), "softmax")
 
             k, v = (take(pages, row, numbers, name) for name in ("k", "v"))
-            rows.append(ops.memory_attention(q[row], local, k, v, weigh, off_by_one=c.off_by_one))
-        return torch.stack(rows)
+            rows.append(ops.memory_attention(q[row, part], local, k, v, weigh, off_by_one=c.off_by_one))
+        return torch.cat(rows).view(q.shape)
+
+
+def _blocks(x: Tensor) -> Iterator[tuple[int, slice]]:
+    """x [B,L,...] in pieces of some tokens of one text: what they select together fits into memory."""
+    for row in range(x.shape[0]):
+        for begin in range(0, x.shape[1], _ROWS):
+            yield row, slice(begin, begin + _ROWS)
 
 
 def _renumber(index: Tensor) -> tuple[Tensor, Tensor]:
