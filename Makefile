@@ -1,6 +1,7 @@
 # Thin: each target is one step for people; CMake and scripts/ do the work. `make help` lists the targets.
 #   CUDA=1           build the GPU program (build/cuda/cairn)
 #   CAIRN_TORCH=DIR  use the LibTorch 2.11.0 in DIR instead of .deps/torch
+#   CAIRN_PYTHON=P   a Python with torch and numpy, for the tests of python/ (default: python3; without torch they are skipped)
 #   JOBS=N           compile N files at a time (default: all cores)
 CUDA ?= 0
 JOBS ?= $(shell nproc)

@@ -2,12 +2,14 @@
 # Files named *_avx512.cpp and *_avx2.cpp get their instruction set; callers choose at run time. main.cpp is left to cairn_program().
 
 add_library(cairn_options INTERFACE)
-target_compile_options(cairn_options INTERFACE -Wall -Wextra -Wno-unused-parameter -Wno-missing-field-initializers)
+# Warnings are this project's affair: what is installed asks nothing of that kind of those who link it.
+target_compile_options(cairn_options INTERFACE "$<BUILD_INTERFACE:-Wall;-Wextra;-Wno-unused-parameter;-Wno-missing-field-initializers>")
 if(CAIRN_WERROR)
-  target_compile_options(cairn_options INTERFACE -Werror)
+  target_compile_options(cairn_options INTERFACE $<BUILD_INTERFACE:-Werror>)
 endif()
-target_include_directories(cairn_options INTERFACE "${CMAKE_SOURCE_DIR}/src")
-target_compile_definitions(cairn_options INTERFACE FMT_HEADER_ONLY CAIRN_VERSION="${PROJECT_VERSION}")
+target_compile_features(cairn_options INTERFACE $<INSTALL_INTERFACE:cxx_std_20>)
+target_include_directories(cairn_options INTERFACE "$<BUILD_INTERFACE:${CMAKE_SOURCE_DIR}/src>")
+target_compile_definitions(cairn_options INTERFACE FMT_HEADER_ONLY $<BUILD_INTERFACE:CAIRN_VERSION="${PROJECT_VERSION}">)
 if(CAIRN_SANITIZE)
   target_compile_options(cairn_options INTERFACE -fsanitize=${CAIRN_SANITIZE} -fno-omit-frame-pointer -fno-sanitize-recover=all -O1 -g1)
   # GCC 12 takes the sanitizers' own bookkeeping in std::function and std::regex for uninitialised values.
@@ -28,7 +30,8 @@ function(cairn_room NAME)
   endif()
   target_link_libraries(cairn_${NAME} ${scope} cairn_options Threads::Threads)
   if(ARG_TORCH)
-    target_link_libraries(cairn_${NAME} ${scope} cairn::torch)
+    # Once installed, it is made anew, under a name that no target has here, where the libraries are used (cmake/cairn-config.cmake.in).
+    target_link_libraries(cairn_${NAME} ${scope} $<BUILD_INTERFACE:cairn_torch> $<INSTALL_INTERFACE:cairn::libtorch>)
   endif()
   foreach(room ${ARG_DEPENDS})
     target_link_libraries(cairn_${NAME} ${scope} cairn_${room})
@@ -52,9 +55,11 @@ endfunction()
 function(cairn_program)
   add_executable(cairn "${CMAKE_SOURCE_DIR}/src/cairn/cli/main.cpp")
   target_link_libraries(cairn PRIVATE cairn_cli)
+  # Through CMake, so that an installed program can have other ones (cmake/CairnInstall.cmake).
+  set_target_properties(cairn PROPERTIES CAIRN_OWN_RPATH ON BUILD_RPATH "${CAIRN_TORCH_RPATH}")
   if(CAIRN_CUDA)
     # `make bundle` carries the program with its small libraries in one folder; the old kind of run path also counts for the libraries' own needs.
-    set_target_properties(cairn PROPERTIES BUILD_RPATH "$ORIGIN")
+    set_target_properties(cairn PROPERTIES BUILD_RPATH "$ORIGIN;${CAIRN_TORCH_RPATH}")
     target_link_options(cairn PRIVATE "LINKER:--disable-new-dtags")
   endif()
   set_target_properties(cairn PROPERTIES RUNTIME_OUTPUT_DIRECTORY "${CMAKE_BINARY_DIR}")

@@ -3,9 +3,15 @@
 # The wheel's own CMake package fails on a machine without CUDA, because its libtorch_cpu.so was built beside it. So: targets of our own.
 #   cairn::torch       torch_cpu + c10, and (CAIRN_CUDA) torch_cuda + c10_cuda
 # Input: CAIRN_TORCH (cache or environment), a folder that holds include/ and lib/ of LibTorch 2.11.0, or the site folder above it.
+#        CAIRN_TORCH_FALLBACK: where to look if that is not given (the installed package: the folder that Cairn was built with).
+# Output: CAIRN_TORCH_ROOT, the folder; CAIRN_TORCH_RPATH, the folders whose libraries programs load.
 
 set(CAIRN_TORCH "$ENV{CAIRN_TORCH}" CACHE PATH "LibTorch 2.11.0: folder with include/ and lib/ (default: .deps/torch, made by `make setup`)")
-set(_candidates "${CAIRN_TORCH}" "${CAIRN_TORCH}/torch" "${CMAKE_SOURCE_DIR}/.deps/torch/torch")
+if(CAIRN_TORCH)
+  set(_candidates "${CAIRN_TORCH}" "${CAIRN_TORCH}/torch")  # a given folder that has none is an error, not a reason to take another
+else()
+  set(_candidates "${CMAKE_SOURCE_DIR}/.deps/torch/torch" ${CAIRN_TORCH_FALLBACK})
+endif()
 set(_root "")
 foreach(_dir ${_candidates})
   if(NOT _root AND EXISTS "${_dir}/include/ATen/ATen.h" AND EXISTS "${_dir}/lib/libtorch_cpu.so")
@@ -13,7 +19,8 @@ foreach(_dir ${_candidates})
   endif()
 endforeach()
 if(NOT _root)
-  message(FATAL_ERROR "LibTorch not found. Run `make setup` (installs it into .deps/torch), or set CAIRN_TORCH to a LibTorch 2.11.0 folder.")
+  list(JOIN _candidates ", " _places)
+  message(FATAL_ERROR "LibTorch not found in ${_places}. In a checkout of Cairn `make setup` installs it into .deps/torch; or set CAIRN_TORCH to a LibTorch 2.11.0 folder.")
 endif()
 
 file(STRINGS "${_root}/version.py" _version_line REGEX "^__version__" LIMIT_COUNT 1)
@@ -24,6 +31,7 @@ endif()
 # libtorch_cpu.so needs libcudart and libcupti at load time, even where no GPU is; pip puts them beside torch.
 file(GLOB _nvidia_libs LIST_DIRECTORIES true "${_root}/../nvidia/*/lib")
 set(CAIRN_TORCH_RPATH "${_root}/lib" ${_nvidia_libs})
+set(CAIRN_TORCH_ROOT "${_root}")
 message(STATUS "LibTorch: ${_root}")
 
 foreach(_part torch_cpu c10)
@@ -44,8 +52,10 @@ if(EXISTS "${_root}/lib/libgomp.so.1")
 else()
   target_link_options(cairn_torch INTERFACE -fopenmp)
 endif()
+# A program that sets CAIRN_OWN_RPATH says itself where it finds these at run time.
 foreach(_dir ${CAIRN_TORCH_RPATH})
-  target_link_options(cairn_torch INTERFACE "LINKER:-rpath,${_dir}" "LINKER:-rpath-link,${_dir}")
+  target_link_options(cairn_torch INTERFACE "LINKER:-rpath-link,${_dir}"
+                      "$<$<NOT:$<BOOL:$<TARGET_PROPERTY:CAIRN_OWN_RPATH>>>:LINKER:-rpath,${_dir}>")
 endforeach()
 if(CAIRN_CUDA)
   # Nothing of ours refers to a symbol of torch_cuda: it registers its kernels when it is loaded, so it must not be dropped as unneeded.
