@@ -1,4 +1,4 @@
-// cairn info PATH: what a file or folder is and what is in it: checkpoint, run, weights, token shard, tokenizer.
+// cairn info PATH: what a file or folder is and what is in it: checkpoint, run, weights, token shard, memory, tokenizer.
 #include <fmt/format.h>
 #include <fmt/ranges.h>
 
@@ -16,6 +16,7 @@
 #include "cairn/core/files.h"
 #include "cairn/core/json.h"
 #include "cairn/core/safetensors.h"
+#include "cairn/infer/memory_file.h"
 #include "cairn/model/config.h"
 #include "cairn/model/parameters.h"
 #include "cairn/text/shards.h"
@@ -84,6 +85,35 @@ void info_shard(const fs::path& path, const Settings& settings) {
   if (settings.verify) {
     shard.verify();
     table.row("checksum", "agrees");
+  }
+  table.print();
+}
+
+void info_memory(const fs::path& path, const Settings& settings) {
+  const MemoryFile file = MemoryFile::open(path, /*writable=*/false);
+  const MemoryRoot& root = file.root();
+  Table table;
+  table.row("memory", path.string());
+  if (root.memory) {
+    table.row("text", fmt::format("{} tokens in {} documents, {} chunks of {}, {} pages", root.memory->tokens,
+                                  root.memory->documents.size(), root.memory->chunks(), root.model.chunk, root.memory->pages.size()));
+    for (size_t i = 0; i < std::min<size_t>(root.memory->documents.size(), 8); ++i)
+      table.row(fmt::format("document {}", i),
+                fmt::format("{} from token {}", root.memory->documents[i].name, root.memory->documents[i].token));
+  }
+  if (root.reading) {
+    table.row("reading",
+              fmt::format("not finished: {} tokens so far; `cairn read` with the same files goes on", root.reading->memory.tokens));
+    for (const auto& source : root.reading->sources) table.row("", source.path);
+  }
+  table.row("numbers", fmt::format("{}, {} in all, {} used", root.compute, format_bytes(static_cast<double>(file.extents().file_bytes())),
+                                   format_bytes(static_cast<double>(file.extents().used_bytes()))));
+  table.row("model",
+            fmt::format("fingerprint {}, {:.2f} M parameters", root.fingerprint, static_cast<double>(root.model.parameter_count()) / 1e6));
+  table.row("tokenizer", fmt::format("{}, fingerprint {}", root.tokenizer_kind, root.tokenizer_fingerprint));
+  if (settings.verify) {
+    file.verify();
+    table.row("checksums", "agree");
   }
   table.print();
 }
@@ -211,6 +241,8 @@ int info(const Settings& settings) {
   if (head.empty()) throw UserError("{}: the file is empty", path.string());
   if (extension == ".safetensors" || (head.size() > 8 && head[8] == '{' && head[7] == 0 && head[6] == 0)) {
     info_weights(path, settings);
+  } else if (extension == ".memory" || head.starts_with("CAIRNMEM")) {
+    info_memory(path, settings);
   } else if (extension == ".shard" || head.starts_with("CAIRNTOK")) {
     info_shard(path, settings);
   } else {
@@ -228,11 +260,11 @@ int info(const Settings& settings) {
 }  // namespace
 
 void add_info(CLI::App& app, Action* action) {
-  CLI::App* command = app.add_subcommand("info", "What a file or folder is: checkpoint, run, weights, token shard, tokenizer");
+  CLI::App* command = app.add_subcommand("info", "What a file or folder is: checkpoint, run, weights, token shard, memory, tokenizer");
   auto settings = std::make_shared<Settings>();
   command->add_option("PATH", settings->path, "file or folder")->required();
   command->add_flag("--tensors", settings->tensors, "list all tensors");
-  command->add_flag("--verify", settings->verify, "read a shard whole and compare its checksum");
+  command->add_flag("--verify", settings->verify, "read a shard or memory whole and compare its checksums");
   command->callback([settings, action] { *action = [settings] { return info(*settings); }; });
 }
 
