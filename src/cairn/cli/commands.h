@@ -19,6 +19,7 @@ void add_tokenizer(CLI::App& app, Action* action);  // tokenizer train | encode 
 void add_shard(CLI::App& app, Action* action);      // text files -> token shard
 void add_train(CLI::App& app, Action* action);
 void add_eval(CLI::App& app, Action* action);
+void add_perplexity(CLI::App& app, Action* action);  // loss of the same tokens behind short and long contexts
 void add_report(CLI::App& app, Action* action);
 void add_demo(CLI::App& app, Action* action);
 
