@@ -4,6 +4,8 @@
 #include <gtest/gtest.h>
 
 #include "cairn/core/json.h"
+#include "cairn/core/random.h"
+#include "cairn/text/tokenizer.h"
 #include "cli/run_program.h"
 
 namespace cairn {
@@ -53,10 +55,25 @@ TEST(Journey, TrainResumeEvalReport) {
   EXPECT_THAT(info.out, HasSubstr("upper half"));
 
   const std::string json = (folder / "eval.json").string(), html = (folder / "report.html").string();
-  expect_success("eval " + run + "/model --lengths 128,1K --samples 4 --seed 1 --threads 1 --json " + json);
+  expect_success("eval " + run + "/model --lengths 128,1K --samples 4 --seed 1 --threads 1 --diagnose --json " + json);
   EXPECT_TRUE(parse_json(read_file(json), "eval.json").is_object());
-  expect_success("report " + run + " " + json + " -o " + html);
+  const std::string losses = (folder / "loss.json").string(), text = (folder / "words.txt").string();
+  const std::shared_ptr<const Tokenizer> words = load_tokenizer(run + "/model/tokenizer.model");
+  Random random(3);
+  std::vector<int32_t> ids;
+  for (int i = 0; i < 900; ++i) ids.push_back(static_cast<int32_t>(1 + random.below(words->vocab_size() - 1)));
+  write_file(text, words->decode(ids));
+  EXPECT_THAT(expect_success("perplexity " + run + "/model --text " + text +
+                             " --lengths 64,512 --near 64 --targets 32 --windows 4 --threads 1 --json " + losses)
+                  .out,
+              HasSubstr("difference to 64"));
+  const Said refused = run_program("perplexity " + run + "/model --text " + text + " --lengths 4K --threads 1");
+  EXPECT_EQ(refused.code, 2);
+  EXPECT_THAT(refused.err, HasSubstr("900 tokens"));
+  expect_success("report " + run + " " + json + " " + losses + " -o " + html);
   EXPECT_THAT(read_file(html), HasSubstr("</html>"));
+  EXPECT_THAT(read_file(html), HasSubstr("Language modelling"));
+  EXPECT_THAT(read_file(html), HasSubstr("Retrieval in detail"));
 
   // A checkpoint whose weights were cut off is refused, in one line.
   const fs::path weights = fs::path(run) / "model/model.safetensors";

@@ -24,6 +24,7 @@ void add_edit(CLI::App& app, Action* action);       // overwrite, insert, delete
 void add_join(CLI::App& app, Action* action);       // memories -> one memory
 void add_train(CLI::App& app, Action* action);
 void add_eval(CLI::App& app, Action* action);
+void add_perplexity(CLI::App& app, Action* action);  // loss of the same tokens behind short and long contexts
 void add_report(CLI::App& app, Action* action);
 void add_demo(CLI::App& app, Action* action);
 

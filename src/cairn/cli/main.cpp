@@ -26,6 +26,7 @@ void add_commands(CLI::App& app, Action* action) {
   add_edit(app, action);
   add_join(app, action);
   add_eval(app, action);
+  add_perplexity(app, action);
   add_report(app, action);
   add_check(app, action);
   add_bench(app, action);

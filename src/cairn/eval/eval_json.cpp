@@ -148,26 +148,30 @@ std::string command_line() {
   return result;
 }
 
+nlohmann::ordered_json header_json(const EvalHeader& header, const ModelConfig& config, const std::string& kind) {
+  return {{"cairn", CAIRN_VERSION},
+          {"kind", kind},
+          {"model", header.model},
+          {"fingerprint", header.fingerprint},
+          {"created", header.created},
+          {"environment",
+           {{"cpu", processor()},
+            {"cores", static_cast<int64_t>(std::thread::hardware_concurrency())},
+            {"threads", at::get_num_threads()},
+            {"torch", TORCH_VERSION},
+            {"capability", at::get_cpu_capability()},
+            {"device", header.device.str()},
+            {"precision", header.compute == at::kFloat ? "fp32" : "bf16"}}},
+          {"config", Json::parse(config.to_json())},
+          {"training_length", header.training_length ? Json(*header.training_length) : Json(nullptr)},
+          {"command", header.command}};
+}
+
 std::string eval_json(const EvalHeader& header, const ModelConfig& config, const std::vector<EvalCell>& cells) {
-  Json json = {{"cairn", CAIRN_VERSION},
-               {"kind", "eval"},
-               {"model", header.model},
-               {"fingerprint", header.fingerprint},
-               {"created", header.created},
-               {"environment",
-                {{"cpu", processor()},
-                 {"cores", static_cast<int64_t>(std::thread::hardware_concurrency())},
-                 {"threads", at::get_num_threads()},
-                 {"torch", TORCH_VERSION},
-                 {"capability", at::get_cpu_capability()},
-                 {"device", header.device.str()},
-                 {"precision", header.compute == at::kFloat ? "fp32" : "bf16"}}},
-               {"config", Json::parse(config.to_json())},
-               {"training_length", header.training_length ? Json(*header.training_length) : Json(nullptr)},
-               {"haystack", header.haystack},
-               {"seed", header.seed},
-               {"command", header.command},
-               {"cells", Json::array()}};
+  Json json = header_json(header, config, "eval");
+  json["haystack"] = header.haystack;
+  json["seed"] = header.seed;
+  json["cells"] = Json::array();
   for (const EvalCell& cell : cells) json["cells"].push_back(cell_json(cell));
   return json.dump(1, ' ', false, Json::error_handler_t::replace) + "\n";
 }

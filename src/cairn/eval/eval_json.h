@@ -3,6 +3,7 @@
 
 #include <ATen/core/Tensor.h>
 
+#include <nlohmann/json_fwd.hpp>
 #include <optional>
 #include <string>
 #include <vector>
@@ -21,6 +22,8 @@ struct EvalHeader {
 
 std::string utc_now();       // "2026-11-21T22:30:00Z"
 std::string command_line();  // of this process, arguments quoted where needed
+// What every result file starts with: versions, model, machine, command.
+nlohmann::ordered_json header_json(const EvalHeader& header, const ModelConfig& config, const std::string& kind);
 std::string eval_json(const EvalHeader& header, const ModelConfig& config, const std::vector<EvalCell>& cells);
 std::string eval_table(const std::vector<EvalCell>& cells);
 

@@ -91,6 +91,24 @@ struct Evaluation {
   const Cell* find(const std::string& task, int64_t length) const;
 };
 
+// Loss of some tokens behind `tokens_before` others. Natural logarithms; the differences are to the same tokens behind the near context.
+struct LossPoint {
+  int64_t tokens_before = 0, tokens = 0;
+  double loss = kMissing, standard_error = kMissing, bits_per_byte = kMissing;
+  double difference = kMissing, difference_error = kMissing, difference_error_windows = kMissing;  // errors over tokens and over windows
+};
+
+// One file of `cairn perplexity --json`.
+struct Perplexity {
+  std::string label;  // short and unique within the report
+  std::string source, version, model, fingerprint, created, command, text;
+  std::optional<int64_t> training_length;
+  int64_t windows = 0, targets = 0, near = 0;
+  double seconds = kMissing, tokens_per_second = kMissing;
+  Pairs environment, config;
+  std::vector<LossPoint> lengths, positions;  // ascending
+};
+
 // One line of metrics.jsonl with kind "step"; kMissing where the line has no number.
 struct Step {
   int64_t step = 0;
@@ -123,13 +141,16 @@ struct Run {
 struct ReportData {
   std::vector<Evaluation> evaluations;
   std::vector<Run> runs;
+  std::vector<Perplexity> perplexities;
 };
 
-// Run folders (metrics.jsonl, config.toml), metrics files (*.jsonl) and eval JSON files. UserError with file and line for what is
-// malformed.
+// Run folders (metrics.jsonl, config.toml), metrics files (*.jsonl), eval and perplexity JSON files. UserError with file and line for what
+// is malformed.
 ReportData read_inputs(const std::vector<fs::path>& inputs);
 
 Evaluation read_evaluation(const fs::path& path);
+Perplexity read_perplexity(const fs::path& path);
+bool is_perplexity(const fs::path& path);  // by its "kind"; false for what is no JSON
 Run read_run(const fs::path& folder_or_metrics);
 
 // Words: "single_needle" -> "single needle".

@@ -93,6 +93,38 @@ Json cell_json(const Cell& cell) {
   return json;
 }
 
+Json points_json(const std::vector<LossPoint>& points, const char* name, bool differences) {
+  Json list = Json::array();
+  for (const LossPoint& p : points) {
+    Json item = {{name, p.tokens_before},
+                 {"tokens", p.tokens},
+                 {"loss", number(p.loss)},
+                 {"standard_error", number(p.standard_error)},
+                 {"bits_per_byte", number(p.bits_per_byte)}};
+    if (differences) {
+      item["difference"] = number(p.difference);
+      item["difference_standard_error"] = number(p.difference_error);
+      item["difference_standard_error_windows"] = number(p.difference_error_windows);
+    }
+    list.push_back(std::move(item));
+  }
+  return list;
+}
+
+Json perplexity_json(const Perplexity& p) {
+  Json json = {{"label", p.label},     {"model", p.model},      {"fingerprint", p.fingerprint},
+               {"source", p.source},   {"created", p.created},  {"command", p.command},
+               {"text", p.text},       {"verdict", verdict(p)}, {"windows", p.windows},
+               {"targets", p.targets}, {"near", p.near},        {"seconds", number(p.seconds)}};
+  json["training_length"] = p.training_length ? Json(*p.training_length) : Json(nullptr);
+  json["tokens_per_second"] = number(p.tokens_per_second);
+  json["lengths"] = points_json(p.lengths, "length", true);
+  json["positions"] = points_json(p.positions, "position", false);
+  json["environment"] = object(p.environment);
+  json["config"] = object(p.config);
+  return json;
+}
+
 Json run_json(const Run& run) {
   Json json = {{"label", run.label}, {"source", run.source}, {"verdict", verdict(run)}, {"notes", run.notes}, {"steps", run.steps.size()}};
   Json curves = Json::object();
@@ -220,6 +252,8 @@ std::string numbers_json(const ReportData& data) {
     for (const Cell& cell : e.cells) item["cells"].push_back(cell_json(cell));
     json["evaluations"].push_back(std::move(item));
   }
+  json["perplexities"] = Json::array();
+  for (const Perplexity& p : data.perplexities) json["perplexities"].push_back(perplexity_json(p));
   json["runs"] = Json::array();
   for (const Run& run : data.runs) json["runs"].push_back(run_json(run));
   return json.dump(1, ' ', false, Json::error_handler_t::replace) + "\n";

@@ -18,6 +18,9 @@ Chart reading_speed(const std::vector<Evaluation>& evaluations);
 Chart decoding_time(const std::vector<Evaluation>& evaluations);  // milliseconds a generated token
 Chart memory_use(const std::vector<Evaluation>& evaluations);     // bytes of the state; the GPU's peak dashed
 
+// Loss behind contexts of different lengths, the paired difference with its error bars, loss by position. Charts without data are left out.
+std::vector<Chart> language_charts(const std::vector<Perplexity>& perplexities);
+
 // Depth x length of one task: ten rows of depth and one over all depths.
 Svg draw_heatmap(const Evaluation& evaluation, const std::string& task, const Size& size, const Theme& theme, const std::string& id);
 // Why samples failed: one bar a length, split by class, with its legend.

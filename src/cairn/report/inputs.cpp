@@ -120,6 +120,12 @@ ReportData read_inputs(const std::vector<fs::path>& inputs) {
       data.runs.back().label = short_name(fs::absolute(input).string());
       continue;
     }
+    if (is_perplexity(input)) {
+      data.perplexities.push_back(read_perplexity(input));
+      Perplexity& p = data.perplexities.back();
+      p.label = p.model.empty() ? input.stem().string() : short_name(p.model);
+      continue;
+    }
     Evaluation e = read_evaluation(input);
     const bool merged = std::any_of(data.evaluations.begin(), data.evaluations.end(), [&](Evaluation& old) { return merge_into(&old, e); });
     if (!merged) {
@@ -129,6 +135,7 @@ ReportData read_inputs(const std::vector<fs::path>& inputs) {
   }
   for (Evaluation& e : data.evaluations) sort_cells(&e);
   make_unique(&data.evaluations, [](const Evaluation& e) { return fs::path(e.sources.front()).stem().string(); });
+  make_unique(&data.perplexities, [](const Perplexity& p) { return fs::path(p.source).stem().string(); });
   make_unique(&data.runs, [](const Run& r) { return r.source; });
   return data;
 }

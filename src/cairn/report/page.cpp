@@ -29,6 +29,7 @@ class Page {
       depth();
       length();
     }
+    if (!data_.perplexities.empty()) language();
     if (!data_.runs.empty()) training();
     speeds();
     if (!data_.evaluations.empty()) tables();
@@ -48,7 +49,9 @@ class Page {
   void head() {
     // The policy forbids everything from outside; the script runs by its nonce, so no other script of a file can.
     nonce_ = hash_hex(numbers_json(data_));
-    const std::string title = data_.evaluations.empty() ? data_.runs.front().label : data_.evaluations.front().label;
+    const std::string title = !data_.evaluations.empty() ? data_.evaluations.front().label
+                              : !data_.runs.empty()      ? data_.runs.front().label
+                                                         : data_.perplexities.front().label;
     add("<!DOCTYPE html>\n<html lang=\"en\"><head><meta charset=\"utf-8\"/><meta name=\"viewport\" content=\"width=device-width, "
         "initial-scale=1\"/>"
         "<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src 'unsafe-inline'; script-src 'nonce-{}'\"/>"
@@ -215,6 +218,16 @@ class Page {
     add("</section>\n");
   }
 
+  void language() {
+    add("<section id=\"language\"><h2>Language modelling</h2><p class=\"note\">The same tokens of running text are predicted behind "
+        "contexts "
+        "of different lengths. Below 0 in the second chart, the longer context helps; bars are 95\u2009% intervals of the paired "
+        "difference, by tokens or by windows, whichever is wider. By position, the tokens differ from point to point.</p>");
+    charts(language_charts(data_.perplexities), 270);
+    for (const Perplexity& p : data_.perplexities) add("<p class=\"note\">{}</p>{}", prose(verdict(p)), perplexity_table(p));
+    add("</section>\n");
+  }
+
   void training() {
     add("<section id=\"training\"><h2>Training</h2><p class=\"note\">Lines are means of neighbouring steps, the bands behind them the "
         "extremes. Dotted verticals mark "
@@ -280,6 +293,21 @@ class Page {
       fact("Cairn", e.version);
       facts.insert(facts.end(), e.environment.begin(), e.environment.end());
       add("{}{}", pairs_table(facts, "Model, texts and machine"), pairs_table(e.config, "Model configuration"));
+    }
+    for (const Perplexity& p : data_.perplexities) {
+      add("<h3>{}, loss</h3>", escape(p.label));
+      if (!p.command.empty()) add("<pre>{}</pre>", escape(p.command));
+      Pairs facts = {{"model", p.model},
+                     {"fingerprint", p.fingerprint},
+                     {"text", p.text},
+                     {"windows", thousands(p.windows)},
+                     {"targets a window", thousands(p.targets)},
+                     {"file", p.source},
+                     {"made", p.created},
+                     {"Cairn", p.version}};
+      std::erase_if(facts, [](const auto& fact) { return fact.second.empty(); });
+      facts.insert(facts.end(), p.environment.begin(), p.environment.end());
+      add("{}{}", pairs_table(facts, "Model, text and machine"), pairs_table(p.config, "Model configuration"));
     }
     for (const Run& run : data_.runs) {
       add("<h3>Run {}</h3>{}{}", escape(run.label), pairs_table(run.environment, "Machine"), pairs_table(run.config, "Configuration"));

@@ -20,6 +20,7 @@ std::vector<Reach> reaches(const Evaluation& evaluation);
 
 std::string verdict(const Evaluation& evaluation);
 std::string verdict(const Run& run);
+std::string verdict(const Perplexity& perplexity);
 std::string verdict(const ReportData& data);
 
 // "single needle, multi query and variable tracking".

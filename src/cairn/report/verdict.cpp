@@ -157,7 +157,8 @@ std::string verdict(const Run& run) {
 std::string verdict(const ReportData& data) {
   std::string text;
   for (const Evaluation& e : data.evaluations) text += (text.empty() ? "" : " ") + verdict(e);
-  if (!data.evaluations.empty()) return text;
+  for (const Perplexity& p : data.perplexities) text += (text.empty() ? "" : " ") + verdict(p);
+  if (!text.empty()) return text;
   for (const Run& run : data.runs) text += (text.empty() ? "" : " ") + verdict(run);
   return text + " Nothing has been evaluated yet.";
 }

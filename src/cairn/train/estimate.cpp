@@ -1,11 +1,10 @@
 #include "cairn/train/estimate.h"
 
-#include <ATen/DeviceAccelerator.h>
-
 #include <algorithm>
 
 #include "cairn/core/error.h"
 #include "cairn/core/files.h"
+#include "cairn/eval/resources.h"
 
 namespace cairn {
 namespace {
@@ -55,12 +54,6 @@ MemoryEstimate estimate_memory(const TrainConfig& config, int64_t processes) {
     estimate.activations = std::max(estimate.activations, static_cast<int64_t>(tokens * activation_bytes(config, phase, sequences)));
   }
   return estimate;
-}
-
-int64_t free_memory(at::Device device) {
-  if (device.is_cpu()) return available_memory();
-  const auto [free, total] = at::accelerator::getMemoryInfo(device.has_index() ? device.index() : c10::DeviceIndex{0});
-  return static_cast<int64_t>(free);
 }
 
 void require_memory(const TrainConfig& config, int64_t processes, at::Device device) {

@@ -17,9 +17,6 @@ struct MemoryEstimate {
 // For one of `processes` processes. An upper estimate of what the plain paths keep for the backward pass.
 MemoryEstimate estimate_memory(const TrainConfig& config, int64_t processes);
 
-// Free memory on the device, bytes.
-int64_t free_memory(at::Device device);
-
 // ResourceError with the numbers and what to change if the run does not fit.
 void require_memory(const TrainConfig& config, int64_t processes, at::Device device);
 

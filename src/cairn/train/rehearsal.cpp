@@ -10,6 +10,7 @@
 #include <optional>
 
 #include "cairn/core/error.h"
+#include "cairn/eval/resources.h"
 #include "cairn/train/estimate.h"
 #include "cairn/train/journal.h"
 #include "cairn/train/optimizer.h"
