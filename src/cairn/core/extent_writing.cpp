@@ -166,6 +166,8 @@ void ExtentFile::commit(std::string_view root) {
     throw UserError("cannot write {}: its directory would have {}, at most {} are possible", path_.string(),
                     format_bytes(static_cast<double>(directory.size())), format_bytes(static_cast<double>(kMaxExtentDirectoryBytes)));
   }
+  if (sequence() == kMaxExtentCommits)
+    throw UserError("cannot write {}: it has had all the commits that its format counts", path_.string());
   ExtentCommit next = {.sequence = sequence() + 1,
                        .directory_offset = allocate(static_cast<int64_t>(directory.size())),
                        .directory_bytes = static_cast<int64_t>(directory.size()),
