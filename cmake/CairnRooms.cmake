@@ -17,6 +17,10 @@ if(CAIRN_SANITIZE)
   target_link_options(cairn_options INTERFACE -fsanitize=${CAIRN_SANITIZE})
 endif()
 
+if(CAIRN_FUZZ)
+  target_compile_options(cairn_options INTERFACE -fsanitize=fuzzer-no-link)
+endif()
+
 function(cairn_room NAME)
   cmake_parse_arguments(ARG "TORCH" "" "DEPENDS" ${ARGN})
   file(GLOB_RECURSE sources CONFIGURE_DEPENDS "${CMAKE_SOURCE_DIR}/src/cairn/${NAME}/*.cpp")

@@ -138,6 +138,17 @@ TEST_F(Options, BrokenDocuments) {
   EXPECT_THAT(json_error(R"({"name": "a", "name": "b"})"), HasSubstr("the key 'name' occurs twice"));
   EXPECT_THAT(json_error(R"({"name": )" + std::string(100000, '[')), HasSubstr("nested more than 16 deep"));
   EXPECT_THAT(json_error("{\"name\": \"\xff\"}"), HasSubstr("not valid JSON"));
+  // Found by fuzzing: an empty key was taken for the document itself; version 3.3 of the TOML library aborts on such headers.
+  EXPECT_EQ(toml_error("name = \"a\"\n\"\" = 1"), "x.toml:2: a key is empty");
+  EXPECT_EQ(toml_error("[model]\n'' = 1"), "x.toml:2: a key is empty in 'model'");
+  EXPECT_EQ(toml_error("[\"\"]\n"), "x.toml:1: a key is empty");
+  EXPECT_EQ(json_error(R"({"": 1})"), "x.json: a key is empty");
+  EXPECT_EQ(json_error(R"({"model": {"": {"": {}}}})"), "x.json: a key is empty in 'model'");
+  for (const char* header : {"[[[a]]]", "[|a]", "[[=", "[=]", "[[[]]"}) {
+    EXPECT_THAT(toml_error(fmt::format("name = \"a\"\n{}\n", header)), StartsWith("x.toml")) << header;
+    EXPECT_THAT(toml_error(header), HasSubstr("not valid TOML")) << header;
+    EXPECT_THAT(message_of<UserError>([&] { table.set(fmt::format("model.window = {}", header)); }), HasSubstr("must be an integer"));
+  }
   TempFolder folder;
   EXPECT_THAT(message_of<UserError>([&] { table.load_toml(folder / "no.toml"); }), HasSubstr("No such file"));
   EXPECT_THAT(message_of<UserError>([&] { table.load_toml(folder.path()); }), HasSubstr("it is a folder"));

@@ -90,10 +90,12 @@ ExtentCommit parse_extent_head(std::span<const uint8_t> head, int64_t file_bytes
   const auto rest = head.subspan(static_cast<size_t>(at) + sizeof(Slot), kExtentSlotBytes - sizeof(Slot));
   if (newest->reserved != 0 || !all_zero(newest->reserved_too) || !all_zero(rest))
     corrupted(name, "reserved bytes of its header are not 0");
-  if (newest->sequence < 1 || newest->sequence >= uint64_t{1} << 62 || extent_slot_offset(static_cast<int64_t>(newest->sequence)) != at)
+  if (newest->sequence < 1 || newest->sequence > static_cast<uint64_t>(kMaxExtentCommits) ||
+      extent_slot_offset(static_cast<int64_t>(newest->sequence)) != at)
     corrupted(name, fmt::format("commit {} in header {}", newest->sequence, at == 0 ? 'A' : 'B'));
   if (newest->size > static_cast<uint64_t>(file_bytes))
     corrupted(name, fmt::format("it has {} bytes, but its last commit needs {}", file_bytes, newest->size));
+  if (newest->size > static_cast<uint64_t>(kMaxExtentFileBytes)) corrupted(name, fmt::format("a size of {} bytes", newest->size));
   if (newest->directory_bytes < sizeof(uint64_t) || newest->directory_bytes > static_cast<uint64_t>(kMaxExtentDirectoryBytes) ||
       !is_range(newest->directory_offset, newest->directory_bytes, newest->size)) {
     corrupted(name, fmt::format("a directory of {} bytes at offset {}", newest->directory_bytes, newest->directory_offset));

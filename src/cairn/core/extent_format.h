@@ -13,6 +13,9 @@ namespace cairn {
 inline constexpr int64_t kExtentAlignment = 4096;      // of extents and of the directory
 inline constexpr int64_t kExtentSlotBytes = 4096;      // a header slot
 inline constexpr int64_t kExtentHeadBytes = 2 * 4096;  // both
+// Offsets plus whole extents stay far from the end of 63 bits; some file systems have (sparse) files as large as that.
+inline constexpr int64_t kMaxExtentFileBytes = int64_t{1} << 62;
+inline constexpr int64_t kMaxExtentCommits = int64_t{1} << 62;
 inline constexpr int64_t kMaxExtentDirectoryBytes = int64_t{256} << 20;
 
 struct Extent {

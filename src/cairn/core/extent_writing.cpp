@@ -115,6 +115,7 @@ int64_t ExtentFile::add(std::span<const uint8_t> bytes) {
     write_at(extent.offset, as_text(bytes));
   } catch (const Error&) {
     find_free();
+    cut_tail();
     throw;
   }
   // Not needed for safety: commit() waits less, and less memory is dirty.
@@ -165,6 +166,8 @@ void ExtentFile::commit(std::string_view root) {
     throw UserError("cannot write {}: its directory would have {}, at most {} are possible", path_.string(),
                     format_bytes(static_cast<double>(directory.size())), format_bytes(static_cast<double>(kMaxExtentDirectoryBytes)));
   }
+  if (sequence() == kMaxExtentCommits)
+    throw UserError("cannot write {}: it has had all the commits that its format counts", path_.string());
   ExtentCommit next = {.sequence = sequence() + 1,
                        .directory_offset = allocate(static_cast<int64_t>(directory.size())),
                        .directory_bytes = static_cast<int64_t>(directory.size()),
@@ -202,7 +205,6 @@ void ExtentFile::rollback() {
 // Gives the disk back what lies behind everything in use. The commit before the last keeps its bytes: should the newest header ever become
 // unreadable, there is something to fall back to. That it fails does no harm.
 void ExtentFile::cut_tail() {
-  if (sequence() == 0) return;
   const int64_t end = std::max({used_.end(), committed_.commit.size, size_before_});
   if (file_bytes() > end) [[maybe_unused]]
     const int result = ftruncate(handle_->descriptor, end);

@@ -1,7 +1,21 @@
 // Options from TOML, JSON and the command line.
-#include <toml++/toml.h>
-
 #include <algorithm>
+#include <exception>
+
+namespace cairn {
+namespace {
+
+// Some texts ("[[[a]]]", "[|a]") break what version 3.3 of the TOML library takes for granted: an exception then, where it would abort, or
+// with NDEBUG go on with undefined behaviour.
+struct BrokenToml : std::exception {};
+[[noreturn]] void broken_toml() { throw BrokenToml(); }
+
+}  // namespace
+}  // namespace cairn
+
+#undef NDEBUG
+#define TOML_ASSERT(condition) (static_cast<bool>(condition) ? static_cast<void>(0) : ::cairn::broken_toml())
+#include <toml++/toml.h>
 
 #include "cairn/core/error.h"
 #include "cairn/core/json.h"
@@ -70,6 +84,7 @@ OptionValue value_of_word(std::string_view text, bool wants_string) {
       if (const toml::node* node = table.get("x"); node && table.size() == 1 && !node->is_table()) return value_of(*node);
     } catch (const toml::parse_error&) {
       // not TOML: a bare word
+    } catch (const BrokenToml&) {
     }
   }
   return {word, toml_string(word)};
@@ -108,7 +123,11 @@ void OptionTable::walk(const Walker& walker, const Node& node, const std::string
     if (!walker.is_table(node) || !has_section(name))
       throw UserError("{}unknown option '{}'{}", walker.where(node), name, suggestion(name));
   }
-  walker.each(node, [&](const std::string& key, const auto& child) { walk(walker, child, name.empty() ? key : name + "." + key); });
+  walker.each(node, [&](const std::string& key, const auto& child) {
+    // The empty name stands for the whole document.
+    if (key.empty()) throw UserError("{}a key is empty{}", walker.where(child), name.empty() ? name : " in '" + name + "'");
+    walk(walker, child, name.empty() ? key : name + "." + key);
+  });
 }
 
 namespace {
@@ -148,6 +167,8 @@ void OptionTable::load_toml_text(std::string_view text, std::string_view source_
     table = toml::parse(text, source_name);
   } catch (const toml::parse_error& error) {
     throw UserError("{}:{}: not valid TOML: {}", source_name, error.source().begin.line, error.description());
+  } catch (const BrokenToml&) {
+    throw UserError("{}: not valid TOML: a [table header] or a key begins with a character that must not be there", source_name);
   }
   walk(TomlWalker{std::string(source_name)}, static_cast<const toml::node&>(table), {});
 }

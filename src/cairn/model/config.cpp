@@ -6,7 +6,6 @@
 #include <vector>
 
 #include "cairn/core/error.h"
-#include "cairn/model/parameters.h"
 
 namespace cairn {
 
@@ -122,16 +121,6 @@ int64_t ModelConfig::upper_reach() const {
     for (const UpperLayer& layer : upper_layers()) reach += layer.memory && layer.retrieval ? chunk : 0;
   }
   return reach;
-}
-
-int64_t ModelConfig::parameter_count() const {
-  int64_t count = 0;
-  for (const ParameterInfo& info : Parameters::layout(*this)) {
-    int64_t numbers = 1;
-    for (int64_t size : info.shape) numbers *= size;
-    count += numbers;
-  }
-  return count;
 }
 
 std::string ModelConfig::to_json() const {

@@ -132,6 +132,17 @@ std::vector<ParameterInfo> Parameters::layout(const ModelConfig& c) {
   return list;
 }
 
+// Here, because the configuration itself knows no tensors: it is read (and fuzzed) without torch.
+int64_t ModelConfig::parameter_count() const {
+  int64_t count = 0;
+  for (const ParameterInfo& info : Parameters::layout(*this)) {
+    int64_t numbers = 1;
+    for (int64_t size : info.shape) numbers *= size;
+    count += numbers;
+  }
+  return count;
+}
+
 Parameters::Parameters(const ModelConfig& config, at::Device device, at::ScalarType dtype) : infos_(layout(config)) {
   int64_t total = 0;
   for (const ParameterInfo& info : infos_) {
