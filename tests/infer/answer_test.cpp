@@ -49,7 +49,9 @@ TEST(AnswerTest, ABatchSharesOneMemoryAndAnswersAsEachAlone) {
     }
     if (options.temperature == 0) {
       const auto greedy = generate(*s.reader, *text.state->fork(), Setting::tensor(prompts[0]), options.max_tokens);
-      if (*std::max_element(greedy[0].begin(), greedy[0].end()) < s.tokenizer->vocab_size()) EXPECT_EQ(ids_of(first), greedy[0]);
+      if (*std::max_element(greedy[0].begin(), greedy[0].end()) < s.tokenizer->vocab_size()) {
+        EXPECT_EQ(ids_of(first), greedy[0]);
+      }
     }
     for (const GeneratedToken& token : first.tokens) {
       double sum = 0;

@@ -17,6 +17,7 @@
 #include "cairn/core/error.h"
 #include "cairn/core/files.h"
 #include "cairn/core/random.h"
+#include "cairn/eval/bench_memory.h"
 #include "cairn/eval/bench_read.h"
 #include "cairn/ops/hsa/hsa.h"
 #include "cairn/ops/hsa/kernel.h"
@@ -178,6 +179,26 @@ void add_bench(CLI::App& app, Action* action) {
     *action = [r, length] {
       if (!parse_length(*length, &r->tokens)) throw UserError("--tokens: '{}' is not a length; write 131072, 128K or 1M", *length);
       return bench_read(*r);
+    };
+  });
+
+  auto m = std::make_shared<BenchMemoryOptions>();
+  auto memory_length = std::make_shared<std::string>("1M");
+  CLI::App* memory = bench->add_subcommand("memory", "What a memory costs once it is read: edits, samples, decoding, saving, loading");
+  memory->add_option("MODEL", m->model, "Model folder (random weights), or 7m: the preset (default)");
+  memory->add_option("--tokens", *memory_length, "Tokens of the long text")->capture_default_str();
+  memory->add_option("--precision", m->precision, "bf16 or fp32")->check(CLI::IsMember({"bf16", "fp32"}))->capture_default_str();
+  memory->add_option("--device", m->device, "cpu or cuda")->check(CLI::IsMember({"cpu", "cuda"}))->capture_default_str();
+  memory->add_option("--threads", m->threads, "Threads (0: as many as LibTorch takes)")->check(CLI::Range(0, 1024))->capture_default_str();
+  memory->add_option("--turns", m->turns, "Edits; ten times as many tokens are decoded")
+      ->check(CLI::Range(int64_t{1}, int64_t{10000}))
+      ->capture_default_str();
+  memory->add_option("--folder", m->folder, "Folder for the memory file, which is removed again (default: for temporary files)");
+  memory->add_option("--json", m->json, "Also write the result as JSON to this file");
+  memory->callback([m, memory_length, action] {
+    *action = [m, memory_length] {
+      if (!parse_length(*memory_length, &m->tokens)) throw UserError("--tokens: '{}' is not a length; write 1048576 or 1M", *memory_length);
+      return bench_memory(*m);
     };
   });
 }

@@ -162,7 +162,9 @@ Measured measure(const Reader& reader, int64_t tokens, int64_t vocab, at::Tensor
   return m;
 }
 
-ModelConfig load_config(const std::string& name) {
+}  // namespace
+
+ModelConfig bench_model(const std::string& name) {
   if (name.empty() || name == "7m") return preset_7m();
   if (fs::is_directory(name)) {
     const fs::path file = fs::path(name) / "config.json";
@@ -170,8 +172,6 @@ ModelConfig load_config(const std::string& name) {
   }
   throw UserError("{}: neither a model folder nor '7m'", name);
 }
-
-}  // namespace
 
 int bench_read(const BenchReadOptions& o) {
   if (o.precision != "fp32" && o.precision != "bf16") throw UserError("--precision is fp32 or bf16, not '{}'", o.precision);
@@ -181,7 +181,7 @@ int bench_read(const BenchReadOptions& o) {
   const at::NoGradGuard no_gradient;
   const at::Device device = o.device == "cuda" ? at::Device(at::kCUDA, 0) : at::Device(at::kCPU);
   const at::ScalarType compute = o.precision == "bf16" ? at::kBFloat16 : at::kFloat;
-  const ModelConfig config = load_config(o.model);
+  const ModelConfig config = bench_model(o.model);
   config.validate();
   const int64_t element = compute == at::kBFloat16 ? 2 : 4;
   const int64_t memory = ChunkMemory::bytes_for(config, 1, o.tokens / config.chunk, element),

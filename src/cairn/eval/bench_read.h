@@ -4,6 +4,8 @@
 #include <cstdint>
 #include <string>
 
+#include "cairn/model/config.h"
+
 namespace cairn {
 
 struct BenchReadOptions {
@@ -15,6 +17,9 @@ struct BenchReadOptions {
   int64_t segment = 0;  // 0: the reader's own
   std::string json;     // file for the result; empty: none
 };
+
+// "" or "7m": the preset whose reading speed is a figure of the project; else the configuration of a model folder.
+ModelConfig bench_model(const std::string& name);
 
 // Reads random tokens, prints seconds, tokens/s, FLOPs, the product rate at the reader's own shapes, their ratio and the peak memory.
 // Returns the exit code.

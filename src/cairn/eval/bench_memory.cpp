@@ -1,0 +1,186 @@
+#include "cairn/eval/bench_memory.h"
+
+#include <ATen/Context.h>
+#include <ATen/Parallel.h>
+#include <ATen/TensorOperators.h>
+#include <ATen/core/grad_mode.h>
+#include <ATen/ops/equal.h>
+#include <ATen/ops/randint.h>
+#include <fmt/format.h>
+#include <sys/resource.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cstdio>
+#include <memory>
+#include <vector>
+
+#include "cairn/core/error.h"
+#include "cairn/core/json.h"
+#include "cairn/core/random.h"
+#include "cairn/eval/bench_read.h"
+#include "cairn/eval/resources.h"
+#include "cairn/infer/edit.h"
+#include "cairn/infer/memory_file.h"
+
+namespace cairn {
+namespace {
+
+struct Times {
+  std::vector<double> seconds;
+  double at(double share) const {
+    std::vector<double> sorted = seconds;
+    std::sort(sorted.begin(), sorted.end());
+    return sorted[static_cast<size_t>(share * static_cast<double>(sorted.size() - 1) + 0.5)];
+  }
+  std::string text() const {
+    return fmt::format("{:.2f} ms (median of {}; {:.2f} to {:.2f})", 1e3 * at(.5), seconds.size(), 1e3 * at(0), 1e3 * at(1));
+  }
+};
+
+// One token after the other behind the text.
+Times decode(const Reader& reader, const TextMemory& text, int64_t count, at::Device device) {
+  const auto state = text.state->fork();
+  at::Tensor next = at::randint(1, reader.vocab(), {1, 8}, at::TensorOptions(at::kLong).device(device));
+  Times times;
+  for (int64_t i = 0; i < count + 5; ++i) {
+    Stopwatch watch(device);
+    next = reader.advance_last(*state, next, 1).select(1, 0).argmax(-1, true);
+    const double seconds = watch.lap();
+    if (i >= 5) times.seconds.push_back(seconds);  // the first ones run the tail and warm up
+  }
+  return times;
+}
+
+TextMemory read_random(const Reader& reader, int64_t tokens, int64_t token_bytes) {
+  TextMemory text;
+  text.tokens = TokenPages(token_bytes);
+  std::vector<int32_t> ids(65536);
+  Random random(stream_key({11}));
+  for (int64_t done = 0; done < tokens; done += std::ssize(ids)) {
+    ids.resize(std::min<int64_t>(65536, tokens - done));
+    for (int32_t& id : ids) id = static_cast<int32_t>(1 + random.below(reader.vocab() - 1));
+    text.tokens.append(ids);
+  }
+  text.documents = {{"random", 0}};
+  text.state = reader.new_reader_state(1);
+  reader.read(*text.state, tokens, text.fetch());
+  return text;
+}
+
+// Edits at random places, each asked and taken back: what a sample of an evaluation costs. *bit_exact: what came back is what was there.
+void edit_and_ask(const Reader& reader, TextMemory& text, int64_t turns, at::Device device, Times* edits, Times* samples, bool* bit_exact) {
+  Random random(stream_key({12}));
+  constexpr int64_t kTokens = 30, kTail = 64;
+  const at::Tensor tail = at::randint(1, reader.vocab(), {1, kTail}, at::TensorOptions(at::kLong).device(device));
+  *bit_exact = true;
+  for (int64_t turn = 0; turn < turns + 2; ++turn) {
+    const int64_t begin = random.below(text.tokens.size() - kTokens);
+    std::vector<int32_t> fresh(kTokens);
+    for (int32_t& id : fresh) id = static_cast<int32_t>(1 + random.below(reader.vocab() - 1));
+    const TokenFetch fetch = [&](int64_t, int64_t at, std::span<int32_t> out) {
+      text.tokens.read(at, out);
+      for (int64_t i = std::max(at, begin); i < std::min(at + std::ssize(out), begin + kTokens); ++i) out[i - at] = fresh[i - begin];
+    };
+    Stopwatch watch(device);
+    const Reader::Replaced replaced = reader.rewrite(*text.state, begin, begin + kTokens, fetch);
+    const double edit = watch.lap();
+    reader.advance(*text.state->fork(), tail);
+    reader.restore(*text.state, replaced);
+    const double sample = edit + watch.lap();
+    if (replaced.chunks.k.defined()) {
+      const ChunkEncoding now = text.state->memory.copy(replaced.first_chunk, replaced.chunks.landmarks.size(1));
+      *bit_exact = *bit_exact && at::equal(now.k, replaced.chunks.k) && at::equal(now.landmarks, replaced.chunks.landmarks);
+    }
+    if (turn < 2) continue;
+    edits->seconds.push_back(edit);
+    samples->seconds.push_back(sample);
+  }
+}
+
+}  // namespace
+
+int bench_memory(const BenchMemoryOptions& o) {
+  if (o.tokens < 8192 || o.short_tokens < 256) throw UserError("--tokens must be at least 8192, not {}", o.tokens);
+  if (o.device == "cuda" && !at::globalContext().hasCUDA()) throw UserError("--device cuda: this program or this machine has no CUDA");
+  if (o.threads > 0) at::set_num_threads(o.threads);
+  const at::NoGradGuard no_gradient;
+  const at::Device device = o.device == "cuda" ? at::Device(at::kCUDA, 0) : at::Device(at::kCPU);
+  const at::ScalarType compute = o.precision == "bf16" ? at::kBFloat16 : at::kFloat;
+  const ModelConfig config = bench_model(o.model);
+  auto parameters = std::make_shared<Parameters>(config, device);
+  parameters->initialize(1);
+  const Reader reader(std::make_shared<Model>(config, parameters), ReaderOptions{compute, 0, 0});
+  require_memory(reader, 2, o.tokens);
+
+  const fs::path folder = o.folder.empty() ? fs::temp_directory_path() : fs::path(o.folder);
+  const fs::path path = folder / fmt::format("cairn-bench-{}.memory", static_cast<int64_t>(getpid()));
+  const MemoryMaker maker{"0000000000000000", config, "0000000000000000", "none", config.vocab, compute};
+  Stopwatch watch(device);
+  TextMemory text = read_random(reader, o.tokens, maker.vocab <= 65536 ? 2 : 4);
+  const double read_seconds = watch.lap();
+  const TextMemory brief = read_random(reader, o.short_tokens, text.tokens.width());
+
+  Times edits, samples;
+  bool bit_exact = false;
+  edit_and_ask(reader, text, o.turns, device, &edits, &samples, &bit_exact);
+  const Times near = decode(reader, brief, 10 * o.turns, device), far = decode(reader, text, 10 * o.turns, device);
+
+  watch.lap();
+  save_memory(path, maker, text);
+  const double save_seconds = watch.lap();
+  struct Removed {
+    fs::path path;
+    ~Removed() {
+      std::error_code ignored;
+      fs::remove(path, ignored);
+    }
+  } removed{path};
+  const int64_t bytes = static_cast<int64_t>(fs::file_size(path));
+  watch.lap();
+  const MemoryFile file = MemoryFile::open(path, false);
+  const TextMemory mapped = file.load(*file.root().memory, true, device);
+  const double load_seconds = watch.lap();
+  const at::Tensor question = at::randint(1, config.vocab, {1, 40}, at::TensorOptions(at::kLong).device(device));
+  const at::Tensor want = reader.advance(*text.state->fork(), question);
+  const bool equal = at::equal(reader.advance(*mapped.state->fork(), question), want);
+  const Times from_file = decode(reader, mapped, 10 * o.turns, device);
+
+  const auto row = [](const char* name, const std::string& value) { fmt::print("{:<34}{}\n", name, value); };
+  row("model",
+      fmt::format("{} ({:.2f}M parameters)", o.model.empty() ? "7m" : o.model, static_cast<double>(config.parameter_count()) / 1e6));
+  row("machine",
+      fmt::format("{}, {} threads, {}, CPU capability {}", device.str(), at::get_num_threads(), o.precision, at::get_cpu_capability()));
+  row("reading", fmt::format("{} tokens in {:.2f} s", o.tokens, read_seconds));
+  row("edit of 30 tokens", edits.text() + (bit_exact ? "; restored bit by bit" : "; RESTORED WRONG"));
+  row("sample: edit, 64 tokens, restore", samples.text());
+  row("decoding a token behind 4K", near.text());
+  row("decoding a token behind the text", fmt::format("{}; {:.2f} x", far.text(), far.at(.5) / near.at(.5)));
+  row("the same, keys and values mapped", fmt::format("{}; {:.2f} x", from_file.text(), from_file.at(.5) / near.at(.5)));
+  row("save", fmt::format("{} in {:.2f} s, {:.0f} MB/s", format_bytes(static_cast<double>(bytes)), save_seconds,
+                          static_cast<double>(bytes) / save_seconds / 1e6));
+  row("load, mapped", fmt::format("{:.3f} s; logits {}", load_seconds, equal ? "bit-equal" : "DIFFER"));
+  if (!o.json.empty()) {
+    const nlohmann::ordered_json json = {{"cairn", CAIRN_VERSION},
+                                         {"kind", "bench_memory"},
+                                         {"tokens", o.tokens},
+                                         {"precision", o.precision},
+                                         {"device", device.str()},
+                                         {"threads", at::get_num_threads()},
+                                         {"turns", o.turns},
+                                         {"read_seconds", read_seconds},
+                                         {"edit_seconds", edits.at(.5)},
+                                         {"sample_seconds", samples.at(.5)},
+                                         {"decode_short_seconds", near.at(.5)},
+                                         {"decode_seconds", far.at(.5)},
+                                         {"decode_mapped_seconds", from_file.at(.5)},
+                                         {"file_bytes", bytes},
+                                         {"save_seconds", save_seconds},
+                                         {"load_seconds", load_seconds},
+                                         {"bit_equal", equal && bit_exact}};
+    write_file(o.json, json.dump(1) + "\n");
+  }
+  return equal && bit_exact ? 0 : 1;
+}
+
+}  // namespace cairn
