@@ -20,9 +20,18 @@ constexpr int64_t kLongestFile = 600;
 const std::map<std::string, std::set<std::string>>& allowed() {
   static const std::map<std::string, std::set<std::string>> rooms = [] {
     std::map<std::string, std::set<std::string>> direct = {
-        {"core", {}},          {"text", {"core"}},    {"tasks", {"core", "text"}}, {"dist", {"core"}},           {"ops", {"core", "dist"}},
-        {"model", {"ops"}},    {"memory", {"model"}}, {"infer", {"memory"}},       {"eval", {"infer", "tasks"}}, {"train", {"eval"}},
-        {"report", {"train"}}, {"cli", {"report"}},
+        {"core", {}},
+        {"text", {"core"}},
+        {"tasks", {"core", "text"}},
+        {"dist", {"core"}},
+        {"ops", {"core", "dist"}},
+        {"model", {"ops"}},
+        {"memory", {"model"}},
+        {"infer", {"memory", "text"}},
+        {"eval", {"infer", "tasks"}},
+        {"train", {"eval"}},
+        {"report", {"train"}},
+        {"cli", {"report"}},
     };
     // "X and below": close the table over its own arrows.
     for (bool grown = true; grown;) {

@@ -45,9 +45,12 @@ TEST(EditTest, EqualsAFreshReadInMemoryAndInTheFile) {
       ASSERT_EQ(ids_of(text), ids) << "edit " << edit << " kind " << kind;
       const at::Tensor want = s.ask(s.remember(ids), question), got = s.ask(text, question);
       ASSERT_LE(relative_rms(got, want), 1e-5) << "edit " << edit << " kind " << kind;
-      const TextMemory stored = file.load(*file.root().memory, edit % 2 == 0, at::kCPU);
+      // The file cuts pages where the edit was, so scores are computed in other blocks: equal up to rounding; both tiers bit by bit.
+      const TextMemory stored = file.load(*file.root().memory, true, at::kCPU), copied = file.load(*file.root().memory, false, at::kCPU);
       ASSERT_EQ(ids_of(stored), ids);
-      ASSERT_TRUE(at::equal(s.ask(stored, question), got)) << "edit " << edit << " kind " << kind;
+      const at::Tensor from_file = s.ask(stored, question);
+      ASSERT_LE(relative_rms(from_file, got), 1e-5) << "edit " << edit << " kind " << kind;
+      ASSERT_TRUE(at::equal(s.ask(copied, question), from_file)) << "edit " << edit << " kind " << kind;
     }
   }
 }
