@@ -151,7 +151,7 @@ class Session {
       chunks.push_back({{"chunk", chunk},
                         {"document", document},
                         {"begin", begin},
-                        {"end", begin + view_.bytes(chunk * chunk_, (chunk + 1) * chunk_)},
+                        {"end", begin + view_.bytes(chunk * chunk_, std::min((chunk + 1) * chunk_, view_.document_end(document)))},
                         {"text", view_.text(chunk * chunk_, (chunk + 1) * chunk_)},
                         {"before", view_.text(std::max<int64_t>(0, (chunk - 1) * chunk_), chunk * chunk_)},
                         {"after", view_.text((chunk + 1) * chunk_, std::min(size, (chunk + 2) * chunk_))}});

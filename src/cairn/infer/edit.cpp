@@ -153,7 +153,7 @@ void save_memory(const fs::path& path, const MemoryMaker& maker, const TextMemor
       "the memory file");
   MemoryFile file = MemoryFile::create(path, maker);
   MemoryIndex index;
-  index.pages = file.add_chunks(text.state->memory, 0, chunks, text.tokens, 0);
+  index.pages = file.add_chunks(text.state->memory, 0, chunks, text.tokens, 0, /*as_cut=*/true);
   std::vector<int32_t> partial(text.tokens.size() - chunks * chunk);
   text.tokens.read(chunks * chunk, partial);
   file.set_state(&index, *text.state, partial);

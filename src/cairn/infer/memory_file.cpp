@@ -148,10 +148,10 @@ StateTensor MemoryFile::add_tensor(const at::Tensor& tensor) {
 }
 
 std::vector<PageIndex> MemoryFile::add_chunks(const ChunkMemory& memory, int64_t first, int64_t count, const TokenPages& tokens,
-                                              int64_t first_token) {
+                                              int64_t first_token, bool as_cut) {
   std::vector<PageIndex> pages;
   for (int64_t done = 0; done < count;) {
-    const int64_t n = std::min(count - done, ChunkMemory::kLargestPage);
+    const int64_t n = std::min({count - done, ChunkMemory::kLargestPage, as_cut ? memory.page_rest(first + done) : count});
     const ChunkEncoding chunks = memory.copy(first + done, n);
     PageIndex page;
     page.chunks = n;

@@ -60,8 +60,10 @@ class MemoryFile {
   // The same without chunks and token ids: enough to read on. state->memory is empty and begins behind the last complete chunk.
   TextMemory load_end(const MemoryIndex& index, at::Device device) const;
 
-  // Writes chunks first .. first + count (absolute) of `memory` with their token ids as pages of at most ChunkMemory::kLargestPage chunks.
-  std::vector<PageIndex> add_chunks(const ChunkMemory& memory, int64_t first, int64_t count, const TokenPages& tokens, int64_t first_token);
+  // Writes chunks first .. first + count (absolute) of `memory` with their token ids, as pages of at most ChunkMemory::kLargestPage chunks.
+  // as_cut: as they are cut there, so that what is loaded gives the same bits (scores are computed page by page).
+  std::vector<PageIndex> add_chunks(const ChunkMemory& memory, int64_t first, int64_t count, const TokenPages& tokens, int64_t first_token,
+                                    bool as_cut = false);
   // Makes the state behind the last chunk that of `state`; partial_ids: tokens behind the last complete chunk. What was there is removed.
   void set_state(MemoryIndex* index, const ReaderState& state, std::span<const int32_t> partial_ids);
   // Joins runs of small pages, so that many edits do not leave a memory in crumbs.

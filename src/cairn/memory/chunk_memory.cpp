@@ -171,6 +171,12 @@ ChunkMemory ChunkMemory::share() const {
   return other;
 }
 
+int64_t ChunkMemory::page_rest(int64_t first) const {
+  int64_t rest = 0;
+  for_pieces(first - first_chunk_, 1, [&](const Page& page, int64_t offset, int64_t, int64_t) { rest = page.used - offset; });
+  return rest;
+}
+
 ChunkMemory ChunkMemory::expand(int64_t rows) const {
   CAIRN_CHECK(batch_ == 1 && rows >= 1, "{} rows of a memory of {}", rows, batch_);
   ChunkMemory all = share();

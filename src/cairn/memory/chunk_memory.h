@@ -32,6 +32,8 @@ class ChunkMemory {
   int64_t end_chunk() const { return first_chunk_ + chunks_; }
   int64_t bytes() const;  // allocated, unused slots of the last page included
   int64_t pages() const { return static_cast<int64_t>(pages_.size()); }
+  // Chunks from number `first` (absolute) to the end of its page: scores are computed page by page, so memories cut alike give equal bits.
+  int64_t page_rest(int64_t first) const;
   // What `chunks` chunks of a batch take, without the slack of the last page. element: bytes of one number.
   static int64_t bytes_for(const ModelConfig& config, int64_t batch, int64_t chunks, int64_t element);
 
