@@ -114,10 +114,10 @@ class Inspector {
     return (static_cast<double>(chunk) + 0.5) / static_cast<double>(std::max<int64_t>(1, chunks_)) * kStrip;
   }
 
-  // "book.txt, bytes 1,088 to 1,152"
+  // "book.txt, bytes 1,088–1,152"
   std::string where(const Answers::Chunk& chunk) const {
     if (chunk.document == kWhileAnswering) return fmt::format("written while answering, chunk {}", thousands(chunk.chunk));
-    return fmt::format("{}, bytes {} to {}", a_.documents[static_cast<size_t>(chunk.document)].name, thousands(chunk.begin),
+    return fmt::format("{}, bytes {}\u2013{}", a_.documents[static_cast<size_t>(chunk.document)].name, thousands(chunk.begin),
                        thousands(chunk.end));
   }
 

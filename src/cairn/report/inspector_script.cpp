@@ -57,7 +57,7 @@ std::string_view inspector_script() {
   }
   function where(c) {
     if (c.document < 0) return "written while answering, chunk " + thousands(c.number);
-    return file.documents[c.document][0] + ", bytes " + thousands(c.begin) + " to " + thousands(c.end);
+    return file.documents[c.document][0] + ", bytes " + thousands(c.begin) + "\u2013" + thousands(c.end);
   }
   function color(retrieval) { return "var(--c" + retrieval % 8 + ")"; }
   function setHash(q, t, c) {
@@ -109,7 +109,7 @@ std::string_view inspector_script() {
     lists.forEach(function (list) {
       var most = list[2] || 1;
       for (var i = list.length - 2; i > 0; i -= 2) {  // the heaviest last, on top
-        var number = file.numbers[list[i]], x = ((number + .5) / file.total * 1000).toFixed(2), y = list[0] * file.lane + 1;
+        var number = file.numbers[list[i]], x = Math.min(997, Math.max(3, (number + .5) / file.total * 1000)).toFixed(2), y = list[0] * file.lane + 1;
         var mark = draw("path", {"class": "m", d: "M" + x + " " + y + "v" + (file.lane - 2), stroke: color(list[0]),
           "stroke-opacity": (.25 + .75 * list[i + 1] / most).toFixed(2), "data-c": number});
         var tip = draw("title", {});
@@ -154,8 +154,8 @@ std::string_view inspector_script() {
       box.querySelectorAll('.tok[tabindex="0"]').forEach(function (other) { other.tabIndex = -1; });
       button.setAttribute("aria-pressed", "true"); button.tabIndex = 0;
       line.setAttribute("aria-live", "polite");
-      line.append("Token " + (t + 1) + ", ", make("b", "", "\u201c" + button.textContent.trim() + "\u201d"), ", was given " + percent(read[0]) +
-        (lists.length ? ". It read:" : ". It read no chunk."));
+      line.append("Token " + (t + 1) + ", ", make("b", "", "\u201c" + button.textContent.trim() + "\u201d"), ", probability " + percent(read[0]) +
+        (lists.length ? "; it read:" : "; it read no chunk."));
       var back = make("button", "quiet", "whole answer"); back.type = "button";
       back.addEventListener("click", leave);
       head.append(line, back); panel.append(head);

@@ -21,7 +21,7 @@ std::string_view inspector_style() {
   background: rgb(var(--sure) / calc(.03 + .37 * var(--p))); }
 .tok i { font-style: normal; color: var(--muted); }
 .tok:hover { border-color: var(--accent); }
-.tok[aria-pressed="true"] { outline: 2px solid var(--accent); outline-offset: 1px; border-radius: 5px; font-weight: 600; }
+.tok[aria-pressed="true"] { outline: 2px solid var(--accent); outline-offset: 1px; border-radius: 5px; }
 .tok:focus-visible { outline: 3px solid var(--accent); outline-offset: 1px; }
 .plain { margin: 4px 0 0; white-space: pre-wrap; overflow-wrap: anywhere; } .plain small { color: var(--muted); }
 .facts { margin: 4px 0 12px; color: var(--muted); font-size: 13.5px; }
