@@ -30,8 +30,8 @@ void expect_mistake(const std::string& arguments, int code, const std::string& p
 TEST(Program, HelpAndVersion) {
   const Said help = run_program("--help");
   EXPECT_EQ(help.code, 0);
-  for (const char* command :
-       {"train", "eval", "perplexity", "report", "demo", "tokenizer", "shard", "check", "bench", "config", "info", "doctor"}) {
+  for (const char* command : {"train", "read", "ask", "generate", "edit", "join", "eval", "perplexity", "report", "inspect", "demo",
+                              "tokenizer", "shard", "check", "bench", "config", "info", "doctor", "completion"}) {
     EXPECT_THAT(help.out, HasSubstr(std::string("\n  ") + command + " "));
     const Said said = run_program(std::string(command) + " --help");
     EXPECT_EQ(said.code, 0) << command;

@@ -27,5 +27,7 @@ void add_eval(CLI::App& app, Action* action);
 void add_perplexity(CLI::App& app, Action* action);  // loss of the same tokens behind short and long contexts
 void add_report(CLI::App& app, Action* action);
 void add_demo(CLI::App& app, Action* action);
+void add_inspect(CLI::App& app, Action* action);     // answers of `cairn ask` -> page
+void add_completion(CLI::App& app, Action* action);  // completion bash | zsh | fish
 
 }  // namespace cairn

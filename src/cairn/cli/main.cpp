@@ -28,11 +28,13 @@ void add_commands(CLI::App& app, Action* action) {
   add_eval(app, action);
   add_perplexity(app, action);
   add_report(app, action);
+  add_inspect(app, action);
   add_check(app, action);
   add_bench(app, action);
   add_config(app, action);
   add_info(app, action);
   add_doctor(app, action);
+  add_completion(app, action);
 }
 
 int fail(const std::string& message, int code) {
