@@ -17,10 +17,9 @@ void check_ranges(const OptionTable& table) {
 }
 
 void read_toml(std::string_view text) {
-  TrainConfig config, again;
-  OptionTable table, second;
+  TrainConfig config;
+  OptionTable table;
   config.declare(table);
-  again.declare(second);
   try {
     table.load_toml_text(text, "input");
   } catch (const UserError&) {
@@ -28,6 +27,9 @@ void read_toml(std::string_view text) {
   }
   check_ranges(table);
   const std::string written = table.to_toml(false);
+  TrainConfig again;
+  OptionTable second;
+  again.declare(second);
   second.load_toml_text(written, "what was written");
   CAIRN_CHECK(second.to_toml(false) == written, "{}", written);
   table.to_toml(true);
