@@ -43,6 +43,7 @@ void read_toml(std::string_view text) {
   config.model.mlp();
   config.model.upper_reach();
   config.model.lower_reach();
+  ++accepted;
 }
 
 void read_json(std::string_view text) {
@@ -51,6 +52,7 @@ void read_json(std::string_view text) {
     const std::string written = config.to_json();
     CAIRN_CHECK(ModelConfig::from_json(written, "what was written").to_json() == written, "{}", written);
     config.upper_reach();
+    ++accepted;
   } catch (const UserError&) {
   }
 }
