@@ -2,6 +2,7 @@
 #   CUDA=1           build the GPU program (build/cuda/cairn)
 #   CAIRN_TORCH=DIR  use the LibTorch 2.11.0 in DIR instead of .deps/torch
 #   CAIRN_PYTHON=P   a Python with torch and numpy, for the tests of python/ (default: python3; without torch they are skipped)
+#   RUNS=N           executions of each reader in make fuzz
 #   JOBS=N           compile N files at a time (default: all cores)
 CUDA ?= 0
 JOBS ?= $(shell nproc)
@@ -10,7 +11,7 @@ export CAIRN_TORCH
 # Waiting threads sleep: spinning ones cost a shared machine most of its time and win little on a quiet one.
 export OMP_WAIT_POLICY ?= passive
 .DEFAULT_GOAL := help
-.PHONY: help setup configure build demo test bench lint format bundle clean
+.PHONY: help setup configure build demo test fuzz bench lint format bundle clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' Makefile
@@ -32,6 +33,9 @@ demo: build  ## train a tiny model from nothing and watch it find things far bey
 
 test:  ## everything that must hold: build, tests, sanitizers, formatting
 	@JOBS=$(JOBS) scripts/test.sh
+
+fuzz:  ## fuzz the readers of files with clang: RUNS=1000000 executions each, READERS="..." some of them
+	@JOBS=$(JOBS) RUNS="$(or $(RUNS),1000000)" READERS="$(READERS)" scripts/fuzz.sh
 
 bench: build  ## speed of the operators beside the machine's limits
 	@$(BUILD)/cairn bench ops

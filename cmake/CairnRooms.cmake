@@ -13,7 +13,7 @@ target_compile_definitions(cairn_options INTERFACE FMT_HEADER_ONLY $<BUILD_INTER
 if(CAIRN_SANITIZE)
   target_compile_options(cairn_options INTERFACE -fsanitize=${CAIRN_SANITIZE} -fno-omit-frame-pointer -fno-sanitize-recover=all -O1 -g1)
   # GCC 12 takes the sanitizers' own bookkeeping in std::function and std::regex for uninitialised values.
-  target_compile_options(cairn_options INTERFACE -Wno-maybe-uninitialized)
+  target_compile_options(cairn_options INTERFACE $<$<CXX_COMPILER_ID:GNU>:-Wno-maybe-uninitialized>)
   target_link_options(cairn_options INTERFACE -fsanitize=${CAIRN_SANITIZE})
 endif()
 

@@ -144,6 +144,13 @@ TEST_F(Options, BrokenDocuments) {
   EXPECT_EQ(toml_error("[\"\"]\n"), "x.toml:1: a key is empty");
   EXPECT_EQ(json_error(R"({"": 1})"), "x.json: a key is empty");
   EXPECT_EQ(json_error(R"({"model": {"": {"": {}}}})"), "x.json: a key is empty in 'model'");
+  for (const char* character :
+       {"\xC2\xA1", "\xC3\xA9", "\xD2\x99", "\xE2\xB1\x9E", "\xE3\x81\x97", "\xEF\xAC\xA6", "\xEF\xB3\xBF", "\xEF\xBB\xBE"}) {
+    EXPECT_THAT(toml_error(fmt::format("name {} = 1", character)), StartsWith("x.toml:1: not valid TOML"));
+    EXPECT_THAT(toml_error(fmt::format("name = {}", character)), StartsWith("x.toml:1: not valid TOML"));
+    table.load_toml_text(fmt::format("name = \"\"\"\\\n  {}\"\"\" # {}", character, character), "x.toml");
+    EXPECT_EQ(config.name, character);
+  }
   for (const char* header : {"[[[a]]]", "[|a]", "[[=", "[=]", "[[[]]"}) {
     EXPECT_THAT(toml_error(fmt::format("name = \"a\"\n{}\n", header)), StartsWith("x.toml")) << header;
     EXPECT_THAT(toml_error(header), HasSubstr("not valid TOML")) << header;

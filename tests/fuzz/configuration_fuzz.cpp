@@ -17,10 +17,9 @@ void check_ranges(const OptionTable& table) {
 }
 
 void read_toml(std::string_view text) {
-  TrainConfig config, again;
-  OptionTable table, second;
+  TrainConfig config;
+  OptionTable table;
   config.declare(table);
-  again.declare(second);
   try {
     table.load_toml_text(text, "input");
   } catch (const UserError&) {
@@ -28,6 +27,9 @@ void read_toml(std::string_view text) {
   }
   check_ranges(table);
   const std::string written = table.to_toml(false);
+  TrainConfig again;
+  OptionTable second;
+  again.declare(second);
   second.load_toml_text(written, "what was written");
   CAIRN_CHECK(second.to_toml(false) == written, "{}", written);
   table.to_toml(true);
@@ -41,6 +43,7 @@ void read_toml(std::string_view text) {
   config.model.mlp();
   config.model.upper_reach();
   config.model.lower_reach();
+  ++accepted;
 }
 
 void read_json(std::string_view text) {
@@ -49,6 +52,7 @@ void read_json(std::string_view text) {
     const std::string written = config.to_json();
     CAIRN_CHECK(ModelConfig::from_json(written, "what was written").to_json() == written, "{}", written);
     config.upper_reach();
+    ++accepted;
   } catch (const UserError&) {
   }
 }
@@ -89,6 +93,9 @@ std::vector<std::string> words() {
                                    "\"4K\"",
                                    "9223372036854775807",
                                    "\\u0000",
+                                   "\xC3\xA9",
+                                   "\xE3\x81\x97",
+                                   "\xEF\xB3\xBF",
                                    "\xff",
                                    "# ",
                                    "\r\n",

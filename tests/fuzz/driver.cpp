@@ -98,7 +98,13 @@ void fuzz(const std::string& name, double seconds) {
   const auto all = seeds(), dictionary = words();
   Random random(seed, 0);
   Blackbox blackbox(name + ".input");
-  for (const std::string& input : all) blackbox.run(input.substr(0, kMaxInput));
+  for (const std::string& input : all) {
+    CAIRN_CHECK(input.size() <= kMaxInput, "a seed of {} bytes", input.size());
+    const int64_t before = accepted;
+    blackbox.run(input);
+    CAIRN_CHECK(accepted > before, "a valid input is refused");
+  }
+  accepted = 0;
   const auto begin = std::chrono::steady_clock::now();
   int64_t rounds = 0;
   double passed = 0;
@@ -108,7 +114,9 @@ void fuzz(const std::string& name, double seconds) {
     blackbox.run(input);
     passed = std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
   }
-  std::printf("%s: %lld executions in %.1f s, no findings\n", name.c_str(), static_cast<long long>(rounds), passed);
+  std::printf("%s: %lld executions in %.1f s (%lld inputs were accepted), no findings\n", name.c_str(), static_cast<long long>(rounds),
+              passed, static_cast<long long>(accepted));
+  CAIRN_CHECK(accepted > 0 || rounds < 1000, "every mutation is refused");
 }
 
 void write_seeds(const fs::path& folder) {

@@ -103,6 +103,7 @@ void read_all(std::string_view bytes) {
   held.extents.emplace_back(id, added);
   std::sort(held.extents.begin(), held.extents.end());
   CAIRN_CHECK(read_extents(*file).extents == held.extents);
+  ++accepted;
 }
 
 }  // namespace

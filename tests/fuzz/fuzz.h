@@ -26,6 +26,9 @@ namespace cairn::fuzz {
 std::vector<std::string> seeds();  // valid inputs
 std::vector<std::string> words();  // a dictionary
 
+// Inputs that were read to their end without an error: a fuzzer whose inputs are all refused at the door tests the door.
+inline int64_t accepted = 0;
+
 // A file in memory for readers that take a path.
 class MemoryFile {
  public:

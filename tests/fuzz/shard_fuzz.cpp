@@ -27,6 +27,7 @@ void read_all(std::string_view bytes) {
     shard.read(0, tokens);
     for (const int32_t token : tokens) CAIRN_CHECK(token >= 0 && token < shard.vocab_size(), "token {}", token);
     shard.verify();
+    ++accepted;
   } catch (const UserError&) {
   }
 }

@@ -64,7 +64,8 @@ void use(const Tokenizer& tokenizer) {
 std::vector<std::string> seeds() {
   const std::string space = "\xE2\x96\x81";
   return {
-      model({}),
+      model({space}),
+      model({space, "b", "ba"}) + piece("<sep>", 0, 4) + piece("never", -1, 5),
       model({"th", "the", "at", space + "c", space + "cat", "s", "a", "t", "h", "e", "\xC3\xA9", "\xE6\x97\xA5", space}),
       "cairn-bytes 1\n",
       "cairn-words 1\n",
@@ -89,6 +90,7 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   using namespace cairn;
   try {
     fuzz::use(*parse_tokenizer({reinterpret_cast<const char*>(data), size}, "input"));
+    ++fuzz::accepted;
   } catch (const UserError&) {
   }
   return 0;

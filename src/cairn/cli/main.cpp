@@ -11,6 +11,7 @@
 #include "cairn/cli/command_line.h"
 #include "cairn/cli/commands.h"
 #include "cairn/core/error.h"
+#include "cairn/core/files.h"
 
 namespace cairn {
 namespace {
@@ -83,6 +84,7 @@ int run_guarded(int argc, char** argv) {
 }  // namespace cairn
 
 int main(int argc, char** argv) {
+  cairn::install_sigbus_handler();
   int code = cairn::run_guarded(argc, argv);
   // Results that did not reach their reader are not success.
   if ((std::fflush(stdout) != 0 || std::ferror(stdout)) && code == 0) code = cairn::fail("cannot write to standard output", 1);

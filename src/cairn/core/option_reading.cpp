@@ -1,26 +1,11 @@
 // Options from TOML, JSON and the command line.
 #include <algorithm>
-#include <exception>
-
-namespace cairn {
-namespace {
-
-// Some texts ("[[[a]]]", "[|a]") break what version 3.3 of the TOML library takes for granted: an exception then, where it would abort, or
-// with NDEBUG go on with undefined behaviour.
-struct BrokenToml : std::exception {};
-[[noreturn]] void broken_toml() { throw BrokenToml(); }
-
-}  // namespace
-}  // namespace cairn
-
-#undef NDEBUG
-#define TOML_ASSERT(condition) (static_cast<bool>(condition) ? static_cast<void>(0) : ::cairn::broken_toml())
-#include <toml++/toml.h>
 
 #include "cairn/core/error.h"
 #include "cairn/core/json.h"
 #include "cairn/core/option_values.h"
 #include "cairn/core/options.h"
+#include "cairn/core/toml_library.h"
 
 namespace cairn {
 namespace {
@@ -84,7 +69,7 @@ OptionValue value_of_word(std::string_view text, bool wants_string) {
       if (const toml::node* node = table.get("x"); node && table.size() == 1 && !node->is_table()) return value_of(*node);
     } catch (const toml::parse_error&) {
       // not TOML: a bare word
-    } catch (const BrokenToml&) {
+    } catch (const TomlBroken&) {
     }
   }
   return {word, toml_string(word)};
@@ -167,7 +152,7 @@ void OptionTable::load_toml_text(std::string_view text, std::string_view source_
     table = toml::parse(text, source_name);
   } catch (const toml::parse_error& error) {
     throw UserError("{}:{}: not valid TOML: {}", source_name, error.source().begin.line, error.description());
-  } catch (const BrokenToml&) {
+  } catch (const TomlBroken&) {
     throw UserError("{}: not valid TOML: a [table header] or a key begins with a character that must not be there", source_name);
   }
   walk(TomlWalker{std::string(source_name)}, static_cast<const toml::node&>(table), {});
