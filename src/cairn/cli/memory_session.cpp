@@ -31,10 +31,7 @@ MemoryMaker maker_of(const OpenedModel& opened) {
   return memory_maker(opened.header.fingerprint, opened.config, *opened.tokenizer, opened.header.compute);
 }
 
-MemoryFile open_memory(const std::string& path, bool writable) {
-  install_sigbus_handler();  // another program may cut the file while it is mapped
-  return MemoryFile::open(path, writable);
-}
+MemoryFile open_memory(const std::string& path, bool writable) { return MemoryFile::open(path, writable); }
 
 const MemoryIndex& finished_memory(const MemoryFile& file) {
   if (!file.root().memory)
