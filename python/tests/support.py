@@ -115,24 +115,20 @@ def memory_root(extents: Extents, model: cairn.Model, memory: Memory, tokens: to
         for first in range(begin, end, 3):
             names = dict(zip(("landmarks", "k", "v", "tokens"), numbers, strict=True))
             pages.append({"chunks": min(3, end - first), "first": first - begin + shift, **names})
-    shapes: dict[str, list[int]] = {}
-
-    def keep(tensor: torch.Tensor | None) -> int:
+    def keep(tensor: torch.Tensor | None) -> dict:
         number = -1 if tensor is None else extents.add(tensor)
-        if number >= 0:
-            shapes[str(number)] = list(tensor.shape)
-        return number
+        return {"extent": number, "shape": list(tensor.shape)} if number >= 0 else {"extent": -1}
 
-    lower = [[keep(cache.k.to(dtype)), keep(cache.v.to(dtype))] for cache in memory.lower if cache]
-    state = {"lower": lower, "partial": keep(memory.partial), "tail": keep(memory.tail), "shapes": shapes}
+    lower = [{"k": keep(cache.k.to(dtype)), "v": keep(cache.v.to(dtype))} for cache in memory.lower if cache]
+    state = {"lower": lower, "partial": keep(memory.partial), "tail": keep(memory.tail)}
     documents = [{"name": "first.txt", "token": 0}, {"name": "second.txt", "token": 11}][: 1 + (memory.tokens > 11)]
     partial = extents.add(ids[count * c.chunk :])
     return {
         "format": "cairn.memory", "version": 1, "cairn": "0.2.0",
         "model": {"fingerprint": model.fingerprint, "config": json.loads(c.to_json())},
-        "tokenizer": {"fingerprint": "0" * 16, "kind": "words"}, "compute": compute, "token_bytes": 2, "chunk": c.chunk,
+        "tokenizer": {"fingerprint": "0" * 16, "kind": "words"}, "compute": compute, "token_bytes": 2,
         "memory": {
-            "first_position": 0, "tokens": memory.tokens, "pages": pages, "partial_tokens": partial, "documents": documents, "state": state,
+            "tokens": memory.tokens, "pages": pages, "partial_tokens": partial, "documents": documents, **state,
         },
         "reading": None,
     }  # fmt: skip

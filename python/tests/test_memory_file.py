@@ -139,15 +139,12 @@ class MemoryFiles(unittest.TestCase):
 
         memory = lambda r: r["memory"]
         page = lambda r: r["memory"]["pages"][1]
-        state = lambda r: r["memory"]["state"]
         wrong("version 2", lambda r: r.update(version=2))
         wrong("not a memory file", lambda r: r.update(format="cairn.other"))
         wrong("compute", lambda r: r.update(compute="fp64"))
-        wrong("chunk", lambda r: r.update(chunk=6))
         wrong("token_bytes", lambda r: r.update(token_bytes=3))
         wrong("unknown option", lambda r: r["model"]["config"].update(more=1))
         wrong("fingerprint", lambda r: r["model"].pop("fingerprint"))
-        wrong("position 0", lambda r: memory(r).update(first_position=5))
         wrong("tokens are", lambda r: memory(r).update(tokens=63))
         wrong("partial_tokens", lambda r: memory(r).update(tokens=57))
         wrong("partial_tokens", lambda r: memory(r).update(partial_tokens=-1))
@@ -159,10 +156,10 @@ class MemoryFiles(unittest.TestCase):
         wrong("another kind", lambda r: page(r).update(chunks=3.0))
         wrong("documents", lambda r: memory(r).update(documents=[{"name": "a", "token": 3}]))
         wrong("documents", lambda r: memory(r)["documents"].append({"name": "a", "token": 59}))
-        wrong("lower layers", lambda r: state(r)["lower"].pop())
-        wrong("has shape", lambda r: state(r)["shapes"].update({str(state(r)["tail"]): [1, 11, 32]}))
-        wrong("lacks", lambda r: state(r).update(tail=-1))
-        wrong("has shape", lambda r: state(r).update(tail=state(r)["partial"]))
+        wrong("lower layers", lambda r: memory(r)["lower"].pop())
+        wrong("has shape", lambda r: memory(r)["tail"].update(shape=[1, 11, 32]))
+        wrong("lacks", lambda r: memory(r).update(tail={"extent": -1}))
+        wrong("has shape", lambda r: memory(r).update(tail=memory(r)["partial"]))
 
     def test_newest_commit_counts(self) -> None:
         root = self.write()

@@ -5,6 +5,7 @@
 
 #include "cairn/core/extent_file.h"
 #include "cairn/core/json.h"
+#include "cairn/memory/memory_root.h"
 #include "core/temp_folder.h"
 #include "fuzz/fuzz.h"
 
@@ -48,7 +49,9 @@ void repair(std::string* bytes) {
 // What readers of the root do: for now JSON, whose members are read by src/cairn/memory. Its reader of a MEMORY belongs here, too.
 void read_root(const ExtentFile& file) {
   try {
-    parse_json(file.root(), file.path().string());
+    const MemoryRoot root = MemoryRoot::from_json(file.root(), file.path().string());
+    root.check_extents(file);
+    (void)root.to_json();
   } catch (const UserError&) {
   }
 }
@@ -108,6 +111,32 @@ void read_all(std::string_view bytes) {
 
 }  // namespace
 
+// A whole memory of one chunk, which the reader of roots must accept.
+std::string memory_seed(const fs::path& path) {
+  MemoryRoot root;
+  root.model.chunk = 4;
+  root.model.window = 1;
+  root.model.lower_layers = 0;
+  root.model.retrieval_dim = 8;
+  root.model.head_dim = 4;
+  root.model.upper = {"memory"};
+  root.fingerprint = root.tokenizer_fingerprint = "0123456789abcdef";
+  root.tokenizer_kind = "bytes";
+  const auto file = ExtentFile::create(path);
+  const std::string zeros(64, '\0');
+  const auto add = [&](size_t count) { return file->add({reinterpret_cast<const uint8_t*>(zeros.data()), count}); };
+  MemoryIndex index;
+  index.tokens = 4;
+  index.pages = {{1, 0, add(32), add(64), add(64), add(8)}};
+  index.documents = {{"a", 0}};
+  root.memory = index;
+  root.reading = ReadingIndex{index, {{"b", 10}}, 0, 3, 1};
+  root.check_extents(*file);
+  file->commit(root.to_json());
+  CAIRN_CHECK(MemoryRoot::from_json(file->root(), "seed").to_json() == file->root());
+  return read_file(path);
+}
+
 std::vector<std::string> seeds() {
   TempFolder folder(quick_disk());
   std::vector<std::string> files;
@@ -128,6 +157,7 @@ std::vector<std::string> seeds() {
   file->remove(1);
   file->commit("[]");
   keep();
+  files.push_back(memory_seed(folder / "m"));
   return files;
 }
 

@@ -61,7 +61,6 @@ class MemoryFile(ExtentFile):
         self._require(self.compute in _ELEMENT, f"compute must be fp32 or bf16, not '{self.compute}'")
         self.token_bytes = self._count(root, "token_bytes")
         self._require(self.token_bytes in (2, 4), f"token_bytes must be 2 or 4, not {self.token_bytes}")
-        self._require(self._count(root, "chunk") == self.config.chunk, "chunk is not that of the model")
         self.reading = root.get("reading") is not None  # the program has not finished what it was reading
         memory = root.get("memory")
         self._memory: dict[str, Any] | None = None if memory is None else self._member(root, "memory", dict)
@@ -73,7 +72,6 @@ class MemoryFile(ExtentFile):
 
     def _read_memory(self, memory: dict[str, Any]) -> None:
         c = self.config
-        self._require(self._count(memory, "first_position") == 0, "the text does not begin at position 0")
         self.tokens = self._count(memory, "tokens")
         row_bytes = {
             "landmarks": c.retrieval_dim * _ELEMENT[self.compute],
@@ -158,18 +156,17 @@ class MemoryFile(ExtentFile):
         self._check_model(model)
         if self._memory is None:
             raise ValueError(f"{self.path}: holds no finished memory{'; a reading is in progress' if self.reading else ''}")
-        c, state = self.config, self._member(self._memory, "state", dict)
-        shapes = self._member(state, "shapes", dict)
+        c, state = self.config, self._memory
         lower = self._member(state, "lower", list)
-        self._require(len(lower) == c.lower_layers, f"'state' has {len(lower)} lower layers, the model {c.lower_layers}")
+        self._require(len(lower) == c.lower_layers, f"'memory' has {len(lower)} lower layers, the model {c.lower_layers}")
         row, history = (c.kv_heads, c.head_dim), min(self.tokens, c.window - 1)
         caches: list[Cache | None] = []
         for pair in lower:
-            self._require(isinstance(pair, list) and len(pair) == 2, "'lower' must hold pairs of extents")
-            k, v = (self._state_tensor(number, shapes, (1, history, *row), self.compute) for number in pair)
+            self._require(isinstance(pair, dict), "'lower' must hold objects with 'k' and 'v'")
+            k, v = (self._state_tensor(pair.get(name), (1, history, *row), self.compute) for name in ("k", "v"))
             caches.append(Cache(k, v))
-        partial = self._state_tensor(state.get("partial"), shapes, (1, self.tokens % c.chunk, c.d_model), "fp32")
-        tail = self._state_tensor(state.get("tail"), shapes, (1, min(self.tokens, c.upper_reach), c.d_model), "fp32")
+        partial = self._state_tensor(state.get("partial"), (1, self.tokens % c.chunk, c.d_model), "fp32")
+        tail = self._state_tensor(state.get("tail"), (1, min(self.tokens, c.upper_reach), c.d_model), "fp32")
         pages = [Page(*(self._tensor(page, name) for name in ("landmarks", "k", "v"))) for page in self._pages]
         return Memory(batch=1, tokens=self.tokens, pages=pages, lower=caches, partial=partial, tail=tail)
 
@@ -193,13 +190,15 @@ class MemoryFile(ExtentFile):
         whole = _as_tensor(self.extent(page.extents[name]), self.compute).view(1, -1, *shape)
         return whole[:, page.first : page.first + page.chunks]
 
-    def _state_tensor(self, number: Any, shapes: dict[str, Any], shape: tuple[int, ...], kind: str) -> torch.Tensor:
+    def _state_tensor(self, stored: Any, shape: tuple[int, ...], kind: str) -> torch.Tensor:
         """A small tensor of the state, copied as fp32; its checksum is compared."""
+        self._require(isinstance(stored, dict) and "extent" in stored, "a tensor of the state is not an object with 'extent'")
+        number = stored["extent"]
         if number == -1 or math.prod(shape) == 0:
-            self._require(number == -1 and math.prod(shape) == 0, f"'state' lacks, or has too much of, a tensor of shape {list(shape)}")
+            self._require(number == -1 and math.prod(shape) == 0, f"the state lacks, or has too much of, a tensor of shape {list(shape)}")
             return torch.zeros(shape)
         data = self.extent(number, verify=True)
-        self._require(shapes.get(str(number)) == list(shape), f"extent {number} has shape {shapes.get(str(number))}, not {list(shape)}")
+        self._require(stored.get("shape") == list(shape), f"extent {number} has shape {stored.get('shape')}, not {list(shape)}")
         self._require(
             len(data) == math.prod(shape) * _ELEMENT[kind], f"extent {number} has {len(data)} bytes, too many or few for its shape"
         )
