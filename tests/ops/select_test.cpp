@@ -124,6 +124,17 @@ TEST(Select, ChunksInPagesAgreeWithAllScoresAtOnce) {
     const at::Tensor score = landmark_scores(rq, all);
     expect_selection(select_chunks(rq, pages, top_k, v), score, top_k, v, fmt::format("pages, case {}", i));
     expect_selection(select_chunks(rq, all, top_k, v), score, top_k, v, fmt::format("whole, case {}", i));
+    expect_selection(select_chunks(rq, all.to(at::kBFloat16), top_k, v), score, top_k, v, fmt::format("bf16, case {}", i));
+    // Few rows and many take different ways: each row alone.
+    for (int64_t t = 0; t < L; ++t) {
+      Visibility at_t = v;
+      at_t.first_position += t;
+      expect_selection(select_chunks(rq.narrow(1, t, 1), pages, top_k, at_t), score.narrow(1, t, 1), top_k, at_t,
+                       fmt::format("row {}, case {}", t, i));
+    }
+    // One memory for all rows.
+    const at::Tensor one = all.narrow(0, 0, 1).expand({B, C, Q, Dr});
+    expect_selection(select_chunks(rq, one, top_k, v), landmark_scores(rq, one.contiguous()), top_k, v, fmt::format("shared, case {}", i));
   }
 }
 
@@ -133,7 +144,7 @@ TEST(Select, ChunksInBlocksKeepTheTieRule) {
   v.chunk = 4;
   const int64_t C = 40000, L = 6;
   v.first_position = 4 * 36000;
-  const at::Tensor landmarks = at::randint(-1, 2, {1, C, 1, 3}, at::kFloat), rq = at::randint(-1, 2, {1, L, 1, 3}, at::kFloat);
+  const at::Tensor landmarks = at::randint(-1, 2, {1, C, 1, 4}, at::kFloat), rq = at::randint(-1, 2, {1, L, 1, 4}, at::kFloat);
   expect_selection(select_chunks(rq, landmarks, 5, v), landmark_scores(rq, landmarks), 5, v, "blocks");
   v.first_position = 3;
   EXPECT_TRUE(select_chunks(rq.narrow(1, 0, 1), landmarks, 5, v).index.eq(-1).all().item<bool>());
