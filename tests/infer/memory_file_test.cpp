@@ -138,6 +138,24 @@ TEST(ReadTextTest, ReadKilledAndAppendedAreOneReading) {
   }
 }
 
+// A file of every version of the format is kept: 60 and 25 words of the word pairs' list, written by cairn 0.1.0 with the demo's
+// configuration.
+TEST(MemoryFileTest, FilesOfEarlierVersionsStayReadable) {
+  const MemoryFile file = MemoryFile::open(fs::path(CAIRN_SOURCE_DIR) / "tests/data/memory-v1.memory", false);
+  file.verify();
+  ASSERT_TRUE(file.root().memory.has_value());
+  EXPECT_EQ(file.root().model.chunk, 8);
+  const TextMemory text = file.load(*file.root().memory, true, at::kCPU);
+  ASSERT_EQ(text.tokens.size(), 85);
+  ASSERT_EQ(text.documents.size(), 2u);
+  EXPECT_EQ(text.documents[1].name, "two.txt");
+  EXPECT_EQ(text.documents[1].token, 60);
+  EXPECT_EQ(text.state->memory.chunks(), 10);
+  const std::vector<int32_t> ids = ids_of(text);
+  for (int i = 0; i < 60; ++i) EXPECT_EQ(ids[i], 1 + i * 7 % 160);
+  for (int i = 0; i < 25; ++i) EXPECT_EQ(ids[60 + i], 1 + i * 11 % 160);
+}
+
 TEST(MemoryFileTest, RefusesWhatIsNotItsOwn) {
   Setting s(5);
   const TempFolder folder(quick_disk());
