@@ -139,10 +139,12 @@ TEST(Program, InfoOnBrokenFiles) {
 }
 
 TEST(Program, MissingFilesOfEveryCommand) {
-  expect_mistake("train /nonexistent/c.toml --run /tmp/x", 2, "/nonexistent/c.toml");
+  const TempFolder folder;
+  const auto path = [&](const char* name) { return (folder / name).string(); };
+  expect_mistake("train /nonexistent/c.toml --run " + path("run"), 2, "/nonexistent/c.toml");
   expect_mistake("eval /nonexistent/model", 2, "/nonexistent/model");
-  expect_mistake("report /nonexistent/run -o /tmp/cairn-test-report.html", 2, "/nonexistent/run");
-  expect_mistake("shard /nonexistent/a.txt --tokenizer bytes -o /tmp/cairn-test.shard", 2, "/nonexistent/a.txt");
+  expect_mistake("report /nonexistent/run -o " + path("report.html"), 2, "/nonexistent/run");
+  expect_mistake("shard /nonexistent/a.txt --tokenizer bytes -o " + path("a.shard"), 2, "/nonexistent/a.txt");
   expect_mistake("tokenizer encode --tokenizer /nonexistent/t.model", 2, "/nonexistent/t.model");
   expect_mistake("check --oracle /nonexistent", 2, "/nonexistent");
 }

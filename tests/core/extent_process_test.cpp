@@ -17,6 +17,7 @@
 
 #include "cairn/core/random.h"
 #include "core/extent_helpers.h"
+#include "core/in_child.h"
 
 namespace {
 std::atomic<int> syncs_until_failure{-1};  // below 0: disks do not fail
@@ -37,23 +38,6 @@ namespace cairn {
 namespace {
 
 using ::testing::HasSubstr;
-
-std::string in_child(const std::function<std::string()>& body) {
-  int ends[2];
-  if (pipe(ends) != 0) std::abort();
-  const pid_t child = fork();
-  if (child == 0) {
-    close(ends[0]);
-    const std::string text = body();
-    [[maybe_unused]] const ssize_t put = write(ends[1], text.data(), text.size());
-    _exit(0);
-  }
-  close(ends[1]);
-  const std::string text = read_file(fmt::format("/dev/fd/{}", ends[0]));
-  close(ends[0]);
-  waitpid(child, nullptr, 0);
-  return text;
-}
 
 TEST(ExtentProcesses, Locks) {
   TempFolder folder;

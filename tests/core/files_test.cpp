@@ -14,6 +14,7 @@
 #include <cstring>
 
 #include "cairn/core/error.h"
+#include "core/in_child.h"
 #include "core/temp_folder.h"
 
 namespace cairn {
@@ -139,23 +140,6 @@ TEST(AtomicFile, KilledWriterLeavesTheOldFile) {
   waitpid(child, &status, 0);
   EXPECT_TRUE(WIFSIGNALED(status));
   EXPECT_EQ(read_file(folder / "a"), "old");
-}
-
-// Runs `body` in a child; its result is the text that comes back, so that limits and mounts do not reach the other tests.
-std::string in_child(const std::function<std::string()>& body) {
-  int ends[2];
-  if (pipe(ends) != 0) return "no pipe";
-  const pid_t child = fork();
-  if (child == 0) {
-    const std::string text = body();
-    [[maybe_unused]] const ssize_t put = write(ends[1], text.data(), text.size());
-    _exit(0);
-  }
-  close(ends[1]);
-  const std::string text = read_file(fmt::format("/dev/fd/{}", ends[0]));
-  close(ends[0]);
-  waitpid(child, nullptr, 0);
-  return text;
 }
 
 TEST(AtomicFile, FullDiskKeepsTheOldFile) {

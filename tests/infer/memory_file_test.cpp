@@ -128,6 +128,9 @@ TEST(ReadTextTest, ReadKilledAndAppendedAreOneReading) {
       int64_t calls = 0;
       if (!read_text(*s.reader, file, s.tokenizer, options, [&](const ReadTextProgress&) { return ++calls < 3; }).finished) {
         EXPECT_EQ(file.root().memory->tokens, first_tokens);
+        TextMemory old = file.load(*file.root().memory, true, at::kCPU);
+        const ChunkChange change = overwrite_tokens(*s.reader, old, 0, s.ids(1));
+        EXPECT_THROW(commit_change(file, old, change), UserError);  // the end of the reading would undo it
         ReadTextOptions others = options;
         others.files = first;
         EXPECT_THROW(read_text(*s.reader, file, s.tokenizer, others), UserError);
@@ -136,6 +139,53 @@ TEST(ReadTextTest, ReadKilledAndAppendedAreOneReading) {
       expect_same_text(s, file.load(*file.root().memory, true, at::kCPU), want, question);
     }
   }
+}
+
+// A kill gives no last word: what a commit in the middle of the reading holds is where the next one goes on.
+TEST(ReadTextTest, GoesOnFromACommitAtAFullPage) {
+  Setting s(8);
+  s.config.chunk = 4;
+  s.config.window = 5;
+  s.config.lower_layers = 2;
+  s.model = random_model(s.config, 8);
+  s.reader = std::make_unique<Reader>(s.model, ReaderOptions{at::kFloat, 512, 0});
+  s.maker.model = s.config;
+  const TempFolder folder(quick_disk());
+  std::vector<int32_t> all;
+  std::vector<Document> documents;
+  std::string text;
+  while (std::ssize(all) < 2 * ChunkMemory::kLargestPage * s.config.chunk + 3000) {
+    documents.push_back({(folder / "a").string(), std::ssize(all)});
+    const std::vector<int32_t> ids = s.ids(300 + s.random.below(900));
+    all.insert(all.end(), ids.begin(), ids.end());
+    text += (text.empty() ? "" : std::string(1, '\0')) + as_text(*s.tokenizer, ids);
+  }
+  write_text(folder / "a", text);
+  ReadTextOptions options;
+  options.files = {folder / "a"};
+  options.threads = 1;
+  options.commit_seconds = 0;
+  struct Killed {};
+  MemoryFile::create(folder / "m", s.maker).commit();
+  std::vector<int64_t> begun;
+  for (const int64_t last : {int64_t{2}, ChunkMemory::kLargestPage * 4 + 2000, ChunkMemory::kLargestPage * 8 + 2000, int64_t{1} << 40}) {
+    MemoryFile file = MemoryFile::open(folder / "m", true);
+    begun.push_back(file.root().reading ? file.root().reading->memory.tokens : 0);
+    try {
+      read_text(*s.reader, file, s.tokenizer, options, [&](const ReadTextProgress& now) {
+        if (now.tokens >= last) throw Killed{};
+        return true;
+      });
+    } catch (const Killed&) {
+      continue;
+    }
+    EXPECT_EQ(begun.size(), 4u);
+  }
+  EXPECT_EQ(begun[1], 0);  // killed before the first full page
+  EXPECT_GE(begun[2], ChunkMemory::kLargestPage * 4);
+  EXPECT_GT(begun[3], begun[2]);
+  const MemoryFile file = MemoryFile::open(folder / "m", false);
+  expect_same_text(s, file.load(*file.root().memory, true, at::kCPU), s.remember(all, documents), s.ids(6));
 }
 
 // A file of every version of the format is kept: 60 and 25 words of the word pairs' list, written by cairn 0.1.0 with the demo's

@@ -105,6 +105,11 @@ TEST(Select, PositionsBeyondTwoToThe31) {
   EXPECT_EQ(visible.sum().item<int64_t>(), 2);
   const Selection s = select_from_scores(at::zeros({1, 1, 1, 4}), 1, v);
   EXPECT_EQ(s.index.item<int64_t>(), 1);
+  // Few rows and many.
+  for (const int64_t rows : {1, 40}) {
+    const at::Tensor index = select_chunks(at::zeros({1, rows, 1, 4}), at::zeros({1, 4, 1, 4}), 1, v).index;
+    EXPECT_EQ(index[0][0].item<int64_t>(), 1) << rows;
+  }
 }
 
 TEST(Select, ChunksInPagesAgreeWithAllScoresAtOnce) {

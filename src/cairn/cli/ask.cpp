@@ -25,8 +25,6 @@ namespace cairn {
 namespace {
 
 using nlohmann::json;
-constexpr int kExitStopped = 130;  // as a shell reports SIGINT
-
 struct Options {
   SessionOptions session;
   SamplingOptions sampling;
@@ -211,7 +209,7 @@ std::vector<std::string> questions_of(const Options& options) {
 int run_ask(const Options& options) {
   options.sampling.validate();
   std::vector<std::string> questions = questions_of(options);
-  MemoryFile file = open_memory(options.memory, /*writable=*/false);
+  MemoryFile file = MemoryFile::open(options.memory, /*writable=*/false);
   const MemoryIndex index = finished_memory(file);
   OpenedModel opened = open_session(options.session, file.root().compute);
   file.require_maker(maker_of(opened));
@@ -259,7 +257,7 @@ int run_ask(const Options& options) {
 int run_generate(const Options& options) {
   options.sampling.validate();
   std::optional<MemoryFile> file;
-  if (!options.memory.empty()) file.emplace(open_memory(options.memory, /*writable=*/false));
+  if (!options.memory.empty()) file.emplace(MemoryFile::open(options.memory, /*writable=*/false));
   OpenedModel opened = open_session(options.session, file ? file->root().compute : "");
   std::unique_ptr<ReaderState> state = opened.reader.new_reader_state(1);
   TextMemory text;

@@ -10,6 +10,8 @@ namespace cairn {
 
 using Action = std::function<int()>;
 
+inline constexpr int kExitStopped = 130;  // the exit code of work that Ctrl-C ended, as a shell reports SIGINT
+
 void add_config(CLI::App& app, Action* action);     // config show: effective configuration, annotated
 void add_doctor(CLI::App& app, Action* action);     // what this machine is and whether Cairn can work on it
 void add_info(CLI::App& app, Action* action);       // what a file or folder is: checkpoint, shard, tokenizer, run

@@ -17,8 +17,6 @@
 namespace cairn {
 namespace {
 
-constexpr int kExitStopped = 130;  // as a shell reports SIGINT
-
 struct Options {
   std::string config = "configs/demo.toml", run = "runs/demo", models = "models";
   int64_t seed = 1, samples = 60;

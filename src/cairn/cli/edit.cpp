@@ -22,7 +22,7 @@ struct EditOptions {
 };
 
 int run_edit(const EditOptions& o) {
-  MemoryFile file = open_memory(o.memory, /*writable=*/!o.show);
+  MemoryFile file = MemoryFile::open(o.memory, /*writable=*/!o.show);
   const MemoryIndex index = finished_memory(file);
   OpenedModel opened = open_session(o.session, file.root().compute);
   file.require_maker(maker_of(opened));
@@ -63,7 +63,7 @@ int run_join(const JoinOptions& o) {
   std::vector<MemoryFile> files;
   for (const std::string& path : o.memories) {
     if (fs::exists(o.output) && fs::exists(path) && fs::equivalent(path, o.output)) throw UserError("{}: is also the output", path);
-    files.push_back(open_memory(path, /*writable=*/false));
+    files.push_back(MemoryFile::open(path, /*writable=*/false));
   }
   OpenedModel opened = open_session(o.session, files[0].root().compute);
   for (const MemoryFile& file : files) file.require_maker(maker_of(opened));
@@ -90,10 +90,8 @@ void add_edit(CLI::App& app, Action* action) {
   command->add_option("--at", o->at, "first token")->check(CLI::Range(int64_t{0}, int64_t{1} << 50))->required();
   command->add_option("--text", o->text, "new text: overwrites as many tokens as it has");
   command->add_flag("--insert", o->insert, "put the text in front of the token instead (both on the chunk grid)");
-  auto* count = command->add_option("--delete", o->count, "delete so many tokens (on the chunk grid)")
-                    ->check(CLI::Range(int64_t{1}, int64_t{1} << 50));
+  command->add_option("--delete", o->count, "delete so many tokens (on the chunk grid)")->check(CLI::Range(int64_t{1}, int64_t{1} << 50));
   command->add_flag("--show", o->show, "only show the text there (--delete: so many tokens)");
-  (void)count;
   command->callback([o, action] { *action = [o] { return run_edit(*o); }; });
 }
 

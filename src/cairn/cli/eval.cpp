@@ -16,8 +16,6 @@
 namespace cairn {
 namespace {
 
-constexpr int kExitStopped = 130;  // as a shell reports SIGINT
-
 struct Options {
   std::string model, haystack, json, device = "cpu", precision = "auto", edits = "auto";
   std::vector<std::string> tasks, lengths = {"4K", "64K"};

@@ -31,8 +31,6 @@ MemoryMaker maker_of(const OpenedModel& opened) {
   return memory_maker(opened.header.fingerprint, opened.config, *opened.tokenizer, opened.header.compute);
 }
 
-MemoryFile open_memory(const std::string& path, bool writable) { return MemoryFile::open(path, writable); }
-
 const MemoryIndex& finished_memory(const MemoryFile& file) {
   if (!file.root().memory)
     throw UserError("{}: its reading is not finished; give `cairn read` the same files again to go on", file.path().string());

@@ -20,8 +20,6 @@ void add_session_options(CLI::App* command, SessionOptions* options);
 // compute: precision of a memory file that is used ("fp32", "bf16"), which `auto` takes; empty: none.
 OpenedModel open_session(const SessionOptions& options, const std::string& compute = {});
 MemoryMaker maker_of(const OpenedModel& opened);
-// Opens the file and compares who made it. writable: for changes; the file is locked against other users.
-MemoryFile open_memory(const std::string& path, bool writable);
 // The finished memory of the file. UserError if its first reading is not finished.
 const MemoryIndex& finished_memory(const MemoryFile& file);
 

@@ -16,8 +16,6 @@
 namespace cairn {
 namespace {
 
-constexpr int kExitStopped = 130;  // as a shell reports SIGINT
-
 struct Options {
   OpenOptions opening;
   std::string text, json, near = "4K";

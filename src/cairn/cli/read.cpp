@@ -13,8 +13,6 @@
 namespace cairn {
 namespace {
 
-constexpr int kExitStopped = 130;  // as a shell reports SIGINT
-
 struct Options {
   SessionOptions session;
   std::vector<std::string> files;
@@ -33,7 +31,7 @@ int run(const Options& options) {
     throw UserError("{} exists; --append reads the files behind it, --force replaces it", output.string());
   const bool goes_on = options.append || fs::exists(part);
   std::optional<MemoryFile> file;
-  if (goes_on) file.emplace(open_memory((options.append ? output : part).string(), /*writable=*/true));
+  if (goes_on) file.emplace(MemoryFile::open((options.append ? output : part).string(), /*writable=*/true));
   OpenedModel opened = open_session(options.session, file ? file->root().compute : "");
   if (file) {
     file->require_maker(maker_of(opened));

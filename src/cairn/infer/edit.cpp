@@ -129,6 +129,10 @@ TextMemory join_texts(const Reader& reader, const TextMemory& first, const TextM
 
 void commit_change(MemoryFile& file, const TextMemory& text, const ChunkChange& change) {
   CAIRN_CHECK(file.root().memory.has_value());
+  // What a reading in progress ends with was begun before this change and would undo it.
+  if (file.root().reading)
+    throw UserError("{}: a reading (--append) is not finished in it; give `cairn read` the same files again, then edit",
+                    file.path().string());
   MemoryIndex index = *file.root().memory;
   const int64_t chunk = file.root().model.chunk;
   if (change.removed + change.added > 0) {

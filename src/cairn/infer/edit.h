@@ -30,7 +30,7 @@ ChunkChange delete_tokens(const Reader& reader, TextMemory& text, int64_t begin,
 // filled up with pad tokens (id 0), which are text to the model: *padding says how many.
 TextMemory join_texts(const Reader& reader, const TextMemory& first, const TextMemory& second, int64_t* padding);
 
-// Brings a change of `text` (loaded from the file's memory) into the file, in one commit.
+// Brings a change of `text` (loaded from the file's memory) into the file, in one commit. UserError while a reading is in progress there.
 void commit_change(MemoryFile& file, const TextMemory& text, const ChunkChange& change);
 
 // Writes a whole text as a new file, in one commit.
