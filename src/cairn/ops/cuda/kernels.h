@@ -1,0 +1,44 @@
+// The project's own CUDA kernels as seen by operators: a table of functions on at::Tensor, filled in by the objects that hold them
+// (*_cuda_host.cpp, linked into programs built with CAIRN_CUDA). No CUDA header here: the same objects of every room serve the program
+// without a GPU, where there is no table.
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include <cstdint>
+#include <vector>
+
+#include "cairn/ops/hsa/gradients.h"
+#include "cairn/ops/hsa/hsa.h"
+#include "cairn/ops/select/select.h"
+
+namespace cairn {
+
+// Contracts (equations, shapes, dtypes) are those of the operators' headers. X_supports says whether X takes these operands; only then may
+// X be called. All tensors lie on one GPU and work is queued on its current stream. An entry may be null: not built in.
+struct CudaKernels {
+  // Memory attention (ops/hsa/hsa.h).
+  bool (*hsa_supports)(const at::Tensor& q, const at::Tensor& k, const at::Tensor& index, const at::Tensor& weight, int64_t chunk,
+                       bool off_by_one, bool want_lse) = nullptr;
+  HsaOutput (*hsa_forward)(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v, const at::Tensor& index, const at::Tensor& weight,
+                           int64_t chunk, bool off_by_one, bool want_lse) = nullptr;
+  // grad_lse: undefined unless log-sum-exps were asked for.
+  HsaGradients (*hsa_backward)(const at::Tensor& grad_o, const at::Tensor& grad_lse, const at::Tensor& q, const at::Tensor& k,
+                               const at::Tensor& v, const at::Tensor& index, const at::Tensor& weight, int64_t chunk,
+                               bool off_by_one) = nullptr;
+
+  // Landmark selection (ops/select/select.h); 1 <= n <= number of landmarks in all pages.
+  bool (*select_supports)(const at::Tensor& rq, const std::vector<at::Tensor>& pages, int64_t n, const Visibility& visibility) = nullptr;
+  Selection (*select_chunks)(const at::Tensor& rq, const std::vector<at::Tensor>& pages, int64_t n, const Visibility& visibility) = nullptr;
+};
+
+// Null where this program was built without CUDA, and while they are switched off.
+const CudaKernels* cuda_kernels();
+
+// Off: every operator takes its plain path (for comparisons in tests and benchmarks). On at the start. Not for use while others compute.
+void enable_cuda_kernels(bool on);
+
+// For the objects that hold kernels: calls `fill` with the table, once, before main(). Always true.
+bool register_cuda_kernels(void (*fill)(CudaKernels* table));
+
+}  // namespace cairn
