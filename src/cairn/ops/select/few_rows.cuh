@@ -9,6 +9,7 @@ namespace cairn::select_cuda {
 constexpr int kFewThreads = 256;
 constexpr int kFewWarps = kFewThreads / 32;
 constexpr int kLoads = 8;        // 16-byte loads in flight a lane
+constexpr int kFewTile = 128;    // most chunks of a tile
 constexpr int kFewBuffer = 512;  // keys a row: kMostChosen and a tile
 constexpr int kVectorBytes = 16;
 
@@ -58,19 +59,26 @@ __device__ inline float sum_over(float (&v)[V]) {
 
 template <typename T, int LANES, int PIECES>
 struct FewShape {
-  static constexpr int kAtOnce = kLoads / PIECES;         // chunks a lane works on at a time
-  static constexpr int kStep = kFewWarps * (32 / LANES);  // chunks the block's warps hold side by side
+  static constexpr int kMost = kFewTile / (kFewWarps * (32 / LANES));
+  static constexpr int kAtOnce = kLoads / PIECES < kMost ? kLoads / PIECES : kMost;  // chunks a lane works on at a time
+  static constexpr int kStep = kFewWarps * (32 / LANES);                             // chunks the block's warps hold side by side
   static constexpr int kTile = kStep * kAtOnce;
   static constexpr int kWidth = LANES * PIECES * Vector<T>::kNumbers;  // widest row
 };
 
+// Keys that a row may gather before it is cut: an early bar keeps most of what follows out.
+__device__ inline int gather_limit(int n) {
+  const int limit = 4 * n < 64 ? 64 : 4 * n;
+  return limit < kFewBuffer - kFewTile ? limit : kFewBuffer - kFewTile;
+}
+
 // What a block has gathered: into its list of each row, or, if it was the only block, as the result. By the whole block, after a barrier.
 __device__ inline void finish_few(const Params& p, TopBuffer<kFewBuffer>* buffer, int64_t group, int64_t first_row, int have) {
   const int n = static_cast<int>(p.n);
+  cut_all(buffer, have, n, -1);
   for (int k = 0; k < have; ++k) {
     const int64_t row = flat_row(p, row_of(p, group, first_row + k));
     uint64_t* keys = buffer[k].keys;
-    buffer[k].cut(n);
     if (p.parts == 1) {
       write_sorted(p, row, keys);
     } else {
@@ -113,6 +121,7 @@ __global__ void __launch_bounds__(kFewThreads, 2) few_rows_kernel(const __grid_c
   int64_t reach = 0;
   for (int r = 0; r < ROWS; ++r) reach = seen[r] > reach ? seen[r] : reach;
   const Row first = row_of(p, group, first_row);
+  const int limit_keys = gather_limit(static_cast<int>(p.n));
 
   for (int64_t tile = blockIdx.x; tile < p.tiles; tile += gridDim.x) {
     int page = 0;  // the last one that begins at or before the tile
@@ -163,17 +172,15 @@ __global__ void __launch_bounds__(kFewThreads, 2) few_rows_kernel(const __grid_c
     const int r = lane / (LANES / ROWS);
 #pragma unroll
     for (int u = 0; u < Shape::kAtOnce; ++u) {
-      const float score = tidy_score(sum_over<ROWS, LANES>(sum[u]) * p.scale);  // last, so that equal sums stay ties
+      const float score = sum_over<ROWS, LANES>(sum[u]) * p.scale;  // scaled last, so that equal sums stay ties
       const int64_t number = from.begin + local + u * Shape::kStep;
       if (lane % (LANES / ROWS) == 0 && local + u * Shape::kStep < limit && number < seen[r]) {
         const uint64_t key = make_key(score, number);
-        if (key > buffer[r].bar) full = buffer[r].push(key, Shape::kTile) || full;
+        if (key > buffer[r].bar) full = buffer[r].push(key, limit_keys) || full;
       }
     }
     if (__syncthreads_or(full)) {
-      for (int k = 0; k < ROWS; ++k) {
-        if (buffer[k].count > kFewBuffer - Shape::kTile) buffer[k].cut(static_cast<int>(p.n));
-      }
+      cut_all(buffer, ROWS, static_cast<int>(p.n), limit_keys);
       __syncthreads();
     }
   }
@@ -184,7 +191,7 @@ __global__ void __launch_bounds__(kFewThreads, 2) few_rows_kernel(const __grid_c
 template <typename T, int LANES, int PIECES, int ROWS>
 cudaError_t launch_few(const Params& p, cudaStream_t stream) {
   using Shape = FewShape<T, LANES, PIECES>;
-  static_assert(ROWS <= LANES && kMostChosen + Shape::kTile <= kFewBuffer);
+  static_assert(ROWS <= LANES && kMostChosen + kFewTile <= kFewBuffer && Shape::kTile <= kFewTile);
   const auto kernel = few_rows_kernel<T, LANES, PIECES, ROWS>;
   constexpr int kBytes = ROWS * (static_cast<int>(sizeof(TopBuffer<kFewBuffer>)) + Shape::kWidth * static_cast<int>(sizeof(float)));
   if (const cudaError_t error = allow_shared(kernel, kBytes); error != cudaSuccess) return error;

@@ -85,6 +85,7 @@ __global__ void __launch_bounds__(kFewThreads, 2) few_rows_tensor_kernel(const _
   };
   for (int s = 1; s < kStages; ++s) load();
 
+  const int limit_keys = gather_limit(static_cast<int>(p.n));
   int slot = 0, its_page = 0;
   for (int64_t tile = blockIdx.x; tile < p.tiles; tile += gridDim.x) {
     float c[2][4] = {};
@@ -114,15 +115,13 @@ __global__ void __launch_bounds__(kFewThreads, 2) few_rows_tensor_kernel(const _
         const int r = 2 * quarter + e;
         const int64_t number = its.begin + local + 8 * h;
         if (local + 8 * h < limit && number < seen[r]) {
-          const uint64_t key = make_key(tidy_score((c[0][2 * h + e] + c[1][2 * h + e]) * p.scale), number);
-          if (key > buffer[r].bar) full = buffer[r].push(key, kTileChunks) || full;
+          const uint64_t key = make_key((c[0][2 * h + e] + c[1][2 * h + e]) * p.scale, number);
+          if (key > buffer[r].bar) full = buffer[r].push(key, limit_keys) || full;
         }
       }
     }
     if (__syncthreads_or(full)) {
-      for (int k = 0; k < have; ++k) {
-        if (buffer[k].count > kFewBuffer - kTileChunks) buffer[k].cut(static_cast<int>(p.n));
-      }
+      cut_all(buffer, have, static_cast<int>(p.n), limit_keys);
       __syncthreads();
     }
   }
@@ -133,7 +132,7 @@ __global__ void __launch_bounds__(kFewThreads, 2) few_rows_tensor_kernel(const _
 }  // namespace
 
 cudaError_t launch_few_rows_tensor(const Params& p, cudaStream_t stream) {
-  static_assert(kMostChosen + kTileChunks <= kFewBuffer && kTileChunks == kTensorTile);
+  static_assert(kMostChosen + kFewTile <= kFewBuffer && kTileChunks == kTensorTile && kTileChunks <= kFewTile);
   const int64_t group_rows = p.shared ? p.batch * p.rows : p.rows, groups = p.shared ? p.heads : p.batch * p.heads;
   const int64_t depths = (p.width + kStepNumbers - 1) / kStepNumbers;
   const int64_t bytes = kStages * kStepVectors * 2 * kFewThreads * 16 + depths * kStepVectors * 32 * 16 +

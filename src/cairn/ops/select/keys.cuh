@@ -12,14 +12,10 @@ constexpr unsigned kAllLanes = 0xffffffffu;
 
 __device__ inline float infinity() { return __int_as_float(0x7f800000); }
 
-// Adding 0 makes -0 and +0 one score; NaN counts as the lowest.
-__device__ inline float tidy_score(float score) {
-  const float x = score + 0.0f;
-  return x == x ? x : -infinity();
-}
-
+// Adding 0 makes -0 and +0 one score. NaN is never chosen: its key is that of an unused slot.
 __device__ inline uint64_t make_key(float score, int64_t number) {
-  const uint32_t bits = __float_as_uint(score);
+  if (score != score) return 0;
+  const uint32_t bits = __float_as_uint(score + 0.0f);
   const uint32_t ordered = bits ^ (bits >> 31 ? 0xffffffffu : 0x80000000u);
   return static_cast<uint64_t>(ordered) << 32 | static_cast<uint32_t>(number);
 }
@@ -112,11 +108,11 @@ struct TopBuffer {
     bar = 0;
     count = 0;
   }
-  // Returns true if fewer than `room` slots are left then. The caller sees to it that the buffer never overflows.
-  __device__ bool push(uint64_t key, int room) {
+  // Returns true if it holds more than `limit` keys then. The caller sees to it that the buffer never overflows.
+  __device__ bool push(uint64_t key, int limit) {
     const int slot = atomicAdd(&count, 1);
     keys[slot] = key;
-    return slot + 1 > CAPACITY - room;
+    return slot + 1 > limit;
   }
   // By the whole block, between barriers: sorts and keeps the n best; slots up to n without a key are 0.
   __device__ void cut(int n) {
@@ -131,7 +127,45 @@ struct TopBuffer {
     }
     __syncthreads();
   }
+  // The same by one warp, for at most 32 R keys and n <= 32 R; several buffers at once.
+  template <int R>
+  __device__ void cut_by_warp(int n) {
+    const int lane = threadIdx.x & 31, have = count;
+    uint64_t x[R];
+#pragma unroll
+    for (int i = 0; i < R; ++i) x[i] = i * 32 + lane < have ? keys[i * 32 + lane] : 0;
+    warp_sort<R>(x);
+#pragma unroll
+    for (int i = 0; i < R; ++i) {
+      if (i * 32 + lane < n) keys[i * 32 + lane] = x[i];
+      if (i * 32 + lane == n - 1) bar = x[i];
+    }
+    if (lane == 0) count = have < n ? have : n;
+    __syncwarp();
+  }
 };
+
+// Cuts those of `rows` buffers that hold more than `limit` keys (-1: all). By the whole block, between barriers.
+template <int CAPACITY>
+__device__ inline void cut_all(TopBuffer<CAPACITY>* buffers, int rows, int n, int limit) {
+  constexpr int kByWarp = 128;
+  for (int k = threadIdx.x / 32; k < rows; k += blockDim.x / 32) {
+    const int have = buffers[k].count;
+    __syncwarp();  // all lanes have read what the first one changes
+    if (have <= limit || have > kByWarp) continue;
+    if (have <= 32 && n <= 32) {
+      buffers[k].template cut_by_warp<1>(n);
+    } else {
+      buffers[k].template cut_by_warp<kByWarp / 32>(n);
+    }
+  }
+  __syncthreads();
+  for (int k = 0; k < rows; ++k) {
+    const int have = buffers[k].count;
+    __syncthreads();
+    if (have > limit && have > kByWarp) buffers[k].cut(n);
+  }
+}
 
 // The n keys of a row by chunk number, into the result. By the whole block; `keys` has room for the next power of two.
 __device__ inline void write_sorted(const Params& p, int64_t row, uint64_t* keys) {

@@ -31,7 +31,7 @@ __global__ void __launch_bounds__(THREADS) merge_kernel(const __grid_constant__ 
         if (key == 0 || key < lowest || key <= buffer.bar) {
           list = nullptr;
         } else {
-          full = buffer.push(key, THREADS);
+          full = buffer.push(key, BUFFER - THREADS);
         }
       }
       if (__syncthreads_or(full)) buffer.cut(n);
