@@ -46,6 +46,22 @@ TEST_F(Swiglu, ValuesAndGradients) {
   });
 }
 
+TEST_F(Swiglu, OfAJointProjection) {
+  const Operator joint = [](const Tensors& x) { return swiglu_joint(x[0]); };
+  const Operator apart = [](const Tensors& x) {
+    const int64_t width = x[0].size(-1) / 2;
+    return swiglu_reference(x[0].narrow(-1, 0, width), x[0].narrow(-1, width, width));
+  };
+  for (const std::vector<int64_t>& shape : {std::vector<int64_t>{64}, {2, 50, 640}, {3, 10}, {7, 2}}) {
+    std::vector<int64_t> half = shape;
+    half.back() /= 2;
+    const Tensors x = {normal(random_, shape, 2.0)};
+    const at::Tensor c = normal(random_, half);
+    expect_close_fp32(joint, apart, x, c, "joint");
+    expect_close_bf16(joint, apart, apart, x, c, "joint");
+  }
+}
+
 TEST_F(Swiglu, Extremes) {
   for_each_isa([&](const std::string& isa) {
     const auto options = at::TensorOptions().dtype(at::kFloat);

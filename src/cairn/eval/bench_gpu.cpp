@@ -6,10 +6,12 @@
 #include <ATen/ops/empty.h>
 #include <ATen/ops/empty_like.h>
 #include <ATen/ops/mm.h>
+#include <ATen/ops/randint.h>
 #include <ATen/ops/randn.h>
 #include <c10/core/Event.h>
 #include <c10/core/impl/VirtualGuardImpl.h>
 #include <fmt/format.h>
+#include <torch/csrc/autograd/autograd.h>
 
 #include <algorithm>
 #include <functional>
@@ -19,8 +21,12 @@
 
 #include "cairn/core/error.h"
 #include "cairn/core/files.h"
+#include "cairn/ops/cross_entropy/cross_entropy.h"
 #include "cairn/ops/cuda/kernels.h"
+#include "cairn/ops/norm/norm.h"
+#include "cairn/ops/rotary/rotary.h"
 #include "cairn/ops/select/select.h"
+#include "cairn/ops/swiglu/swiglu.h"
 
 namespace cairn {
 namespace {
@@ -62,6 +68,57 @@ void add_selection(int64_t B, int64_t L, int64_t C, int64_t Q, int64_t width, in
   const auto work = [=] { select_chunks(rq, landmarks, n, v); };
   lines->push_back({"selection", shape, bytes, 2 * pairs * static_cast<double>(width), work, repeats});
   lines->push_back({"selection, plain", shape, bytes, 2 * pairs * static_cast<double>(width), work, 1, 0, true});
+}
+
+// Forward and backward of what is done element by element, on the tensors of `tokens` tokens; bytes: each operand and result once.
+void add_elementwise(int64_t tokens, std::vector<Line>* lines) {
+  const auto add = [&](const std::string& name, const std::string& shape, double bytes, const std::function<void()>& work) {
+    lines->push_back({name, shape, bytes, 0, work, 4});
+    lines->push_back({name + ", plain", shape, bytes, 0, work, 4, 0, true});
+  };
+  const auto both = [](const std::function<at::Tensor()>& forward, const std::vector<at::Tensor>& inputs, const at::Tensor& grad) {
+    return [=] {
+      const at::AutoGradMode with_grad(true);
+      torch::autograd::grad({forward()}, inputs, {grad});
+    };
+  };
+  const int64_t d = 512, heads = 8, width = 64, hidden = 1344, vocab = 16384;
+  const double n = static_cast<double>(tokens);
+  {
+    const at::Tensor x = at::randn({tokens, d}, on_gpu(at::kFloat)).requires_grad_(true);
+    const at::Tensor w = at::randn({d}, on_gpu(at::kFloat)).requires_grad_(true), g = random_bf16({tokens, d});
+    const std::string shape = fmt::format("{} x {} fp32 to bf16", tokens, d);
+    add("norm", shape, n * d * 6, [=] { rms_norm(x, w, at::kBFloat16); });
+    add("norm + backward", shape, n * d * (6 + 10), both([=] { return rms_norm(x, w, at::kBFloat16); }, {x, w}, g));
+  }
+  {
+    const at::Tensor x =
+        random_bf16({1, tokens, 3 * heads * width}).narrow(2, 0, heads * width).view({1, tokens, heads, width}).requires_grad_(true);
+    const at::Tensor w = at::randn({width}, on_gpu(at::kFloat)).requires_grad_(true), g = random_bf16({1, tokens, heads, width});
+    const RotaryTable table = rotary_table(0, tokens, width, 1e4, at::kCUDA, at::kFloat);
+    const std::string shape = fmt::format("{} x {} x {} of a joint projection", tokens, heads, width);
+    const double numbers = n * heads * width, angles = n * width * 4;
+    add("norm, rotary", shape, numbers * 4 + angles, [=] { norm_rotate(x, w, table); });
+    add("norm, rotary + backward", shape, numbers * (4 + 6) + 2 * angles, both([=] { return norm_rotate(x, w, table); }, {x, w}, g));
+  }
+  {
+    const at::Tensor x = random_bf16({tokens, 2 * hidden}).requires_grad_(true), g = random_bf16({tokens, hidden});
+    const std::string shape = fmt::format("{} x {} of a joint projection", tokens, hidden);
+    add("swiglu", shape, n * hidden * 6, [=] { swiglu_joint(x); });
+    add("swiglu + backward", shape, n * hidden * (6 + 10), both([=] { return swiglu_joint(x); }, {x}, g));
+  }
+  {
+    const at::Tensor x = random_bf16({tokens, d}).requires_grad_(true), e = (random_bf16({vocab, d}) * 0.05).requires_grad_(true);
+    const at::Tensor g = at::randn({tokens}, on_gpu(at::kFloat)), target = at::randint(0, vocab, {tokens}, on_gpu(at::kLong));
+    const std::string shape = fmt::format("{} x {} x {}", tokens, d, vocab);
+    const double product = 2 * n * d * vocab;
+    for (const bool plain : {false, true}) {
+      const auto loss = [=] { return linear_cross_entropy(x, e, target).loss; };
+      const std::string of = plain ? ", plain" : "";
+      lines->push_back({"cross-entropy" + of, shape, 0, product, [=] { loss(); }, 1, 0, plain});
+      lines->push_back({"cross-entropy + backward" + of, shape, 0, 4 * product, both(loss, {x, e}, g), 1, 0, plain});
+    }
+  }
 }
 
 void measure(const std::vector<Line*>& lines, int64_t rounds) {
@@ -113,6 +170,7 @@ int bench_gpu(const BenchGpuOptions& options) {
   add_selection(1, 65536, 1024, 1, 512, 32, &lines);
   add_selection(1, 65536, 1024, 1, 512, 64, &lines);
   add_selection(16, 4096, 64, 1, 512, 8, &lines);
+  add_elementwise(65536, &lines);
 
   std::vector<Line*> wanted;
   for (size_t i = 0; i < lines.size(); ++i) {
@@ -122,11 +180,11 @@ int bench_gpu(const BenchGpuOptions& options) {
   const double bandwidth = lines[0].bytes / lines[0].seconds, rate = lines[2].flops / lines[2].seconds;
   fmt::print("median of {} turns; share: of the copy's bandwidth or the matrix product's rate in this run, whichever is more\n",
              options.rounds);
-  fmt::print("{:<22} {:<40} {:>9} {:>9} {:>9} {:>7}\n", "", "", "ms", "GB/s", "TFLOP/s", "share");
+  fmt::print("{:<32} {:<40} {:>9} {:>9} {:>9} {:>7}\n", "", "", "ms", "GB/s", "TFLOP/s", "share");
   nlohmann::json report = {{"turns", options.rounds}, {"lines", nlohmann::json::array()}};
   for (const Line* line : wanted) {
     const double of_bandwidth = line->bytes / line->seconds / bandwidth, of_rate = line->flops / line->seconds / rate;
-    fmt::print("{:<22} {:<40} {:>9.4f} {:>9.0f} {:>9.1f} {:>6.1f}%\n", line->name, line->shape, line->seconds * 1e3,
+    fmt::print("{:<32} {:<40} {:>9.4f} {:>9.0f} {:>9.1f} {:>6.1f}%\n", line->name, line->shape, line->seconds * 1e3,
                line->bytes / line->seconds / 1e9, line->flops / line->seconds / 1e12, 100 * std::max(of_bandwidth, of_rate));
     report["lines"].push_back({{"name", line->name},
                                {"shape", line->shape},

@@ -5,7 +5,9 @@
 #include <ATen/ops/cat.h>
 #include <ATen/ops/linear.h>
 #include <ATen/ops/pow.h>
+#include <ATen/ops/split_with_sizes.h>
 
+#include "cairn/core/error.h"
 #include "cairn/ops/norm/norm.h"
 #include "cairn/ops/swiglu/swiglu.h"
 #include "cairn/ops/window/window.h"
@@ -24,11 +26,11 @@ Projected project(const at::Tensor& x, const Weights& weights, const std::string
   if (weights.contains(prefix + ".q_proj.bias")) bias = weights.joined(prefix, {".q", ".k", ".v"}, "_proj.bias");
   const at::Tensor joined = at::linear(h, weights.joined(prefix, {".q", ".k", ".v"}, "_proj.weight"), bias);
   const int64_t B = x.size(0), L = x.size(1), q_width = c.heads * c.head_dim, kv_width = c.kv_heads * c.head_dim;
-  const auto part = [&](int64_t begin, int64_t width) {
-    return joined.narrow(-1, begin, width).view({B, L, width / c.head_dim, c.head_dim});
-  };
-  return {norm_rotate(part(0, q_width), weights.vector(prefix + ".q_norm.weight"), rotary),
-          norm_rotate(part(q_width, kv_width), weights.vector(prefix + ".k_norm.weight"), rotary), part(q_width + kv_width, kv_width)};
+  // Split, not narrowed: the gradients of the parts then become one tensor at once, without zeros and sums.
+  const std::vector<at::Tensor> part = joined.split_with_sizes({q_width, kv_width, kv_width}, -1);
+  const auto heads = [&](const at::Tensor& x) { return x.view({B, L, x.size(-1) / c.head_dim, c.head_dim}); };
+  return {norm_rotate(heads(part[0]), weights.vector(prefix + ".q_norm.weight"), rotary),
+          norm_rotate(heads(part[1]), weights.vector(prefix + ".k_norm.weight"), rotary), heads(part[2])};
 }
 
 at::Tensor output(const at::Tensor& attended, const Weights& weights, const std::string& prefix) {
@@ -68,7 +70,8 @@ at::Tensor window_attention_block(const at::Tensor& x, const Weights& weights, c
 at::Tensor mlp_block(const at::Tensor& x, const Weights& weights, const std::string& prefix, int64_t width) {
   const at::Tensor h = rms_norm(x, weights.vector(prefix + ".norm.weight"), weights.compute());
   const at::Tensor both = at::linear(h, weights.joined(prefix, {".gate", ".up"}, "_proj.weight"));
-  return at::linear(swiglu(both.narrow(-1, 0, width), both.narrow(-1, width, width)), weights.matrix(prefix + ".down_proj.weight"));
+  CAIRN_CHECK(both.size(-1) == 2 * width, "gate and up of {} numbers, width {}", both.size(-1), width);
+  return at::linear(swiglu_joint(both), weights.matrix(prefix + ".down_proj.weight"));
 }
 
 at::Tensor encoder_layer(const at::Tensor& x, const Weights& weights, const std::string& prefix, const ModelConfig& c,
@@ -97,10 +100,11 @@ ChunkEncoding encode_chunks(const at::Tensor& x, const Weights& weights, const M
   if (c.landmark_norm) landmarks = head_rms_norm(landmarks, weights.vector("chunk.landmark_norm.weight"), Q);
   out.landmarks = landmarks.view({B, C, Q, c.retrieval_dim / Q});
   const int64_t kv_width = c.memory_kv_heads * c.head_dim;
-  const at::Tensor kv = at::linear(body, weights.joined("chunk.", {"k", "v"}, "_proj.weight"));
-  const auto part = [&](int64_t begin) { return kv.narrow(-1, begin, kv_width).reshape({B, C * S, c.memory_kv_heads, c.head_dim}); };
-  out.k = norm_rotate(part(0), weights.vector("chunk.k_norm.weight"), {});
-  out.v = part(kv_width);
+  const std::vector<at::Tensor> kv =
+      at::linear(body, weights.joined("chunk.", {"k", "v"}, "_proj.weight")).split_with_sizes({kv_width, kv_width}, -1);
+  const auto heads = [&](const at::Tensor& x) { return x.reshape({B, C * S, c.memory_kv_heads, c.head_dim}); };
+  out.k = norm_rotate(heads(kv[0]), weights.vector("chunk.k_norm.weight"), {});
+  out.v = heads(kv[1]);
   return out;
 }
 

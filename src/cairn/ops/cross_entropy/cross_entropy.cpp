@@ -15,6 +15,7 @@
 
 #include "cairn/core/error.h"
 #include "cairn/ops/cross_entropy/kernels.h"
+#include "cairn/ops/cuda/kernels.h"
 #include "cairn/ops/simd/isa.h"
 
 namespace cairn {
@@ -48,6 +49,11 @@ struct Statistics {
 };
 
 bool has_kernels(const at::Tensor& logits) { return logits.is_cpu() && logits.scalar_type() == at::kFloat; }
+
+const CudaKernels* cuda_kernels_for(const at::Tensor& logits) {
+  const CudaKernels* kernels = logits.is_cuda() ? cuda_kernels() : nullptr;
+  return kernels != nullptr && kernels->cross_entropy_supports != nullptr && kernels->cross_entropy_supports(logits) ? kernels : nullptr;
+}
 
 // Fills rows first .. first + n of the statistics from their logits, one pass each for the largest and for the sum.
 void statistics_of(const at::Tensor& logits, const at::Tensor& target, int64_t first, Statistics& s) {
@@ -96,6 +102,10 @@ Statistics forward_of(const at::Tensor& hidden, const at::Tensor& embedding_give
       continue;
     }
     at::Tensor lse = s.lse.narrow(0, r, n);
+    if (const CudaKernels* kernels = cuda_kernels_for(logits)) {
+      kernels->cross_entropy_statistics(logits, goal, lse, s.loss.narrow(0, r, n), s.correct.narrow(0, r, n));
+      continue;
+    }
     lse.copy_(at::logsumexp(logits, {1}));
     s.loss.narrow(0, r, n).copy_(lse - logits.gather(1, goal.unsqueeze(1)).squeeze(1));
     s.correct.narrow(0, r, n).copy_(at::argmax(logits, 1) == goal);
@@ -125,7 +135,9 @@ struct CrossEntropyFunction : torch::autograd::Function<CrossEntropyFunction> {
       const int64_t n = std::min(block, rows - r);
       const at::Tensor h = hidden.narrow(0, r, n), g = grads[0].narrow(0, r, n).to(type).contiguous();
       at::Tensor d = logits_of(h, embedding);
-      if (has_kernels(d)) {
+      if (const CudaKernels* kernels = cuda_kernels_for(d)) {
+        d = kernels->cross_entropy_gradient(d, target.narrow(0, r, n), lse.narrow(0, r, n), g, embedding.scalar_type());
+      } else if (has_kernels(d)) {
         gradient_of(d, lse.narrow(0, r, n), target.narrow(0, r, n), g);
       } else {
         d.sub_(lse.narrow(0, r, n).unsqueeze(1)).exp_().mul_(g.unsqueeze(1));

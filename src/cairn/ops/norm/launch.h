@@ -1,0 +1,30 @@
+// RMSNorm with an optional rotation behind it on a GPU: what the kernels take. Contract: fused.h. Strides in elements.
+#pragma once
+
+#include <cuda_runtime_api.h>
+
+#include <cstdint>
+
+namespace cairn::norm_cuda {
+
+constexpr int64_t kMostWidth = 1024;  // D
+constexpr int64_t kWidthStep = 16;    // D is a multiple: eight numbers of each half at a time
+
+struct Params {
+  const void* x;  // [B,L,H,D], last stride 1, rows 16-byte aligned
+  int64_t x_batch_stride, x_row_stride, x_head_stride;
+  const void* weight;                  // [D]
+  const float *cosine, *sine;          // [L, D/2] contiguous, or both null
+  int64_t rows, length, heads, width;  // B L H < 2^31; L, H, D
+  bool x_bf16, weight_bf16, y_bf16;
+  void* y;             // forward: [B,L,H,D] contiguous
+  const void* grad;    // backward: gradient of y, contiguous, y's dtype
+  void* grad_x;        // backward: [B,L,H,D] contiguous, dtype of x
+  float* grad_weight;  // backward: [blocks][D], a partial sum of each block
+  int64_t blocks;
+};
+
+cudaError_t launch_forward(const Params& params, cudaStream_t stream);
+cudaError_t launch_backward(const Params& params, cudaStream_t stream);
+
+}  // namespace cairn::norm_cuda
