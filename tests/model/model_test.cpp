@@ -151,7 +151,7 @@ TEST(Model, GradientsByFiniteDifferences) {
       ForwardOptions options = options_of(config, at::kDouble);
       const ForwardResult forward = model.forward(input, options);
       at::Tensor loss = token_loss(forward.hidden, (*parameters)["embed.weight"], target, weight, *world).loss;
-      loss = loss + 0.3 * route_loss(forward.trace, source, weight, config.chunk, world);
+      loss = loss + 0.3 * route_loss(forward.trace, source, weight, at::Tensor(), config.chunk, world);
       return loss;
     };
     parameters->enable_gradients();

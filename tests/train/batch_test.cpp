@@ -6,6 +6,7 @@
 #include <gtest/gtest.h>
 
 #include "cairn/core/error.h"
+#include "cairn/model/losses.h"
 #include "cairn/train/setup.h"
 #include "train/tiny.h"
 
@@ -14,7 +15,7 @@ namespace {
 
 bool same(const Batch& a, const Batch& b) {
   return at::equal(a.tokens, b.tokens) && at::equal(a.target, b.target) && at::equal(a.weight, b.weight) && at::equal(a.source, b.source) &&
-         at::equal(a.is_answer, b.is_answer) && at::equal(a.task, b.task);
+         at::equal(a.key, b.key) && at::equal(a.is_answer, b.is_answer) && at::equal(a.task, b.task);
 }
 
 BatchPlan plan_of(const TrainConfig& config, const Materials& materials, int threads, int64_t rank = 0, int64_t size = 1) {
@@ -36,6 +37,8 @@ TEST(Batch, FollowsItsSamples) {
       EXPECT_EQ(batch.tokens[b][t].item<int64_t>(), sample.tokens[t]);
       EXPECT_EQ(batch.target[b][t].item<int64_t>(), sample.tokens[t + 1]);
       EXPECT_EQ(batch.weight[b][t].item<float>(), sample.weight[t]);
+      EXPECT_EQ(batch.key[b][t].item<int64_t>(), sample.key[t] == 0 ? 0 : 1 + static_cast<int64_t>(sample.key[t] % (kKeyClasses - 1)));
+      EXPECT_EQ(sample.key[t] != 0, sample.source[t][0] >= 0);  // word pairs: every answer that is stated has a key
       for (int k = 0; k < 2; ++k) {
         const int64_t position = sample.source[t][k], chunk = batch.source[b][t][k].item<int64_t>();
         EXPECT_EQ(chunk, position < 0 ? -1 : position / 8);

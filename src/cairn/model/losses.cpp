@@ -4,6 +4,7 @@
 #include <ATen/ops/arange.h>
 #include <ATen/ops/cat.h>
 #include <ATen/ops/full.h>
+#include <ATen/ops/index_put.h>
 #include <ATen/ops/linear.h>
 #include <ATen/ops/logsumexp.h>
 #include <ATen/ops/matmul.h>
@@ -43,6 +44,20 @@ at::Tensor usable_sources(const at::Tensor& source, int64_t chunk) {
   return at::stack({first, ok.select(2, 1).logical_and(first.logical_and(same).logical_not())}, 2);
 }
 
+// bool [kKeyClasses, chunks of the global batch]: which chunks a key is looked up in. Row 0 (no key) is empty.
+at::Tensor states_key(const at::Tensor& source, const at::Tensor& key, int64_t C, World& world) {
+  const int64_t B = source.size(0);
+  const at::Tensor sequence = at::arange(world.rank() * B, (world.rank() + 1) * B, source.options()).view({B, 1, 1});
+  const at::Tensor used = (source >= 0).logical_and((key > 0).unsqueeze(2));
+  at::Tensor place = (source.clamp(0, C - 1) + sequence * C).flatten();
+  at::Tensor row = (key.unsqueeze(2) * used).flatten();  // what does not count goes to row 0
+  if (world.size() > 1) place = world.all_gather(place), row = world.all_gather(row);
+  at::Tensor table = at::zeros({kKeyClasses, world.size() * B * C}, source.options().dtype(at::kBool));
+  table.index_put_({row, place}, at::full({}, true, table.options()));
+  table.select(0, 0).fill_(false);
+  return table;
+}
+
 }  // namespace
 
 TokenLoss token_loss(const at::Tensor& hidden, const at::Tensor& embedding, const at::Tensor& target, const at::Tensor& weight,
@@ -72,7 +87,7 @@ at::Tensor distillation_loss(const Trace& trace, int64_t chunk, World& world) {
   return total;
 }
 
-at::Tensor route_loss(const Trace& trace, const at::Tensor& source, const at::Tensor& weight, int64_t chunk,
+at::Tensor route_loss(const Trace& trace, const at::Tensor& source, const at::Tensor& weight, const at::Tensor& key, int64_t chunk,
                       const std::shared_ptr<World>& world) {
   const int64_t B = source.size(0), L = source.size(1), C = trace.landmarks.size(1);
   const at::TensorOptions options = trace.landmarks.options().dtype(weight.scalar_type()).requires_grad(false);
@@ -83,6 +98,7 @@ at::Tensor route_loss(const Trace& trace, const at::Tensor& source, const at::Te
   const int64_t sequences = all.size(0) / C, own_first = world->rank() * B;
   const at::Tensor vis = visible(L, C, chunk, source.device());
   at::Tensor open = at::full({B, L, sequences, C}, true, vis.options());
+  if (key.defined()) open = states_key(source, key, C, *world).index_select(0, key.flatten()).logical_not_().view({B, L, sequences, C});
   for (int64_t b = 0; b < B; ++b) open.select(0, b).select(1, own_first + b).copy_(vis);
   const at::Tensor closed = open.logical_not_().view({B * L, sequences * C});
 

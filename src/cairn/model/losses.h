@@ -28,7 +28,11 @@ at::Tensor distillation_loss(const Trace& trace, int64_t chunk, World& world);
 
 // Route loss: -log of the softmax mass on the source chunks, over own visible chunks and all chunks of the global batch's other sequences.
 // source int64 [B,L,2] chunk numbers or -1 of the token that row t predicts; weight fp32 [B,L]. Summed over retrievals. Q = 1.
-at::Tensor route_loss(const Trace& trace, const at::Tensor& source, const at::Tensor& weight, int64_t chunk,
+// key int64 [B,L] in 0 .. kKeyClasses - 1, or undefined: what row t looks its answer up by, 0 = nothing. Chunks of other sequences that
+// state the same key are no rivals: no query can tell them from its own source, and the loss would pull against itself. (Keys are compared
+// by class, so one rival in kKeyClasses is left out for nothing.)
+inline constexpr int64_t kKeyClasses = 4096;
+at::Tensor route_loss(const Trace& trace, const at::Tensor& source, const at::Tensor& weight, const at::Tensor& key, int64_t chunk,
                       const std::shared_ptr<World>& world);
 
 // Share of answer rows (weight of row > 1 and a visible source) whose source chunk is among the top_k clean scores; [retrievals, 2]: top_k

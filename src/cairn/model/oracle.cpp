@@ -152,7 +152,8 @@ void run_model_case(const SafetensorsFile& file, json settings, OracleResult* re
     loss = loss + distill * options.alpha * d;
   }
   if (route > 0) {
-    const at::Tensor r = route_loss(forward.trace, tensor_of(file, "in.source"), tensor_of(file, "in.weight"), config.chunk, world);
+    const at::Tensor r =
+        route_loss(forward.trace, tensor_of(file, "in.source"), tensor_of(file, "in.weight"), at::Tensor(), config.chunk, world);
     compare.output("route", r);
     loss = loss + route * r;
   }

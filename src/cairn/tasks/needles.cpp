@@ -5,6 +5,7 @@
 #include <iterator>
 
 #include "cairn/core/error.h"
+#include "cairn/core/files.h"
 #include "cairn/tasks/words.h"
 
 namespace cairn {
@@ -162,6 +163,7 @@ Exercise NeedleMaker::needles(Draws& draws, int64_t keys, int64_t asked) const {
   for (const int64_t i : draws.random().choose(keys, asked)) {
     Question question;
     question.group = i;
+    question.key = hash_bytes(key_list[i].text());
     question.ids = question_head_;
     append_key(key_list[i], &question.ids);
     append(question_middle_, &question.ids);

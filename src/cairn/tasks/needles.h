@@ -31,6 +31,7 @@ struct Question {
   std::vector<Stated> stated;           // one entry an answer token
   std::vector<std::string> references;  // what the answer says, in order
   int64_t group = 0;                    // group of statements that it asks about
+  uint64_t key = 0;                     // hash of the key that it asks for; 0 = none that another sequence could state, too
 };
 
 // Statements in groups whose inner order must be kept; statements are numbered through all groups.

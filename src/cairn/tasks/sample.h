@@ -21,6 +21,9 @@ struct Sample {
   // source[t][0]: position in this sequence where the token that row t predicts is stated, tokens[source[t][0]] == tokens[t + 1];
   // source[t][1]: for chains also the last token of what that statement refers to (the end of "VAR prev" in "VAR Y = VAR prev"). -1 = none.
   std::vector<std::array<int64_t, 2>> source;
+  // Hash of the key that row t's answer is looked up by; 0 = none. Rows of other sequences with the same one look for the same key: what is
+  // stated there would be as good a find as this sequence's own source, so it is no rival of it (route loss).
+  std::vector<uint64_t> key;
 };
 
 // Overwrites tokens [position, position + ids.size()) of a haystack.

@@ -14,6 +14,7 @@ void clear_sample(int64_t length, Sample* sample) {
   sample->weight.assign(length, 1.0f);
   sample->is_answer.assign(length, 0);
   sample->source.assign(length, {-1, -1});
+  sample->key.assign(length, 0);
 }
 
 void Weaver::add_statement(double place, Ids ids) {
@@ -67,6 +68,7 @@ void Weaver::weave(int64_t length, double answer_weight, const std::function<voi
         const int64_t begin = statement_begin[piece.first_statement + stated.statement];
         CAIRN_CHECK(begin >= 0, "a question stands before its statement");
         sample->source[row] = {begin + stated.token, stated.key_end < 0 ? -1 : begin + stated.key_end};
+        sample->key[row] = piece.content.key;
       }
     }
     position += std::ssize(ids);

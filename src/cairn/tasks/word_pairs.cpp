@@ -5,6 +5,7 @@
 #include <iterator>
 
 #include "cairn/core/error.h"
+#include "cairn/core/files.h"
 #include "cairn/tasks/haystack.h"
 #include "cairn/tasks/weave.h"
 #include "cairn/tasks/words.h"
@@ -40,6 +41,7 @@ constexpr int64_t kValueToken = 2;  // of a statement
 Question question(int64_t key, int64_t value) {
   Question result;
   result.ids = {kAsk, word_id(key), word_id(value)};
+  result.key = hash_bytes(WordPairs::word(key));
   result.answer_begin = 2;
   result.references = {std::string(WordPairs::word(value))};
   return result;

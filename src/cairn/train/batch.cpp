@@ -10,13 +10,14 @@
 #include <thread>
 
 #include "cairn/core/error.h"
+#include "cairn/model/losses.h"
 
 namespace cairn {
 
 Batch Batch::to(at::Device device) const {
   if (device.is_cpu()) return *this;
   const auto move = [&](const at::Tensor& t) { return t.to(device, t.scalar_type(), /*non_blocking=*/true); };
-  return {move(tokens), move(target), move(weight), move(source), move(is_answer), move(task)};
+  return {move(tokens), move(target), move(weight), move(source), move(key), move(is_answer), move(task)};
 }
 
 Batch make_batch(const TaskSet& tasks, const std::vector<std::string>& task_names, uint64_t seed, int64_t first, int64_t count,
@@ -27,18 +28,21 @@ Batch make_batch(const TaskSet& tasks, const std::vector<std::string>& task_name
   batch.target = at::empty({count, length}, options(at::kLong));
   batch.weight = at::empty({count, length}, options(at::kFloat));
   batch.source = at::empty({count, length, 2}, options(at::kLong));
+  batch.key = at::empty({count, length}, options(at::kLong));
   batch.is_answer = at::empty({count, length}, options(at::kBool));
   batch.task = at::empty({count}, options(at::kLong));
   auto* tokens = batch.tokens.data_ptr<int64_t>();
   auto* target = batch.target.data_ptr<int64_t>();
   auto* weight = batch.weight.data_ptr<float>();
   auto* source = batch.source.data_ptr<int64_t>();
+  auto* key = batch.key.data_ptr<int64_t>();
   auto* is_answer = batch.is_answer.data_ptr<bool>();
   auto* task = batch.task.data_ptr<int64_t>();
   for (int64_t b = 0; b < count; ++b) {
     const Sample sample = tasks.training_sample(seed, first + b, length);
     CAIRN_CHECK(static_cast<int64_t>(sample.tokens.size()) == length + 1 && static_cast<int64_t>(sample.weight.size()) == length &&
-                    static_cast<int64_t>(sample.is_answer.size()) == length && static_cast<int64_t>(sample.source.size()) == length,
+                    static_cast<int64_t>(sample.is_answer.size()) == length && static_cast<int64_t>(sample.source.size()) == length &&
+                    static_cast<int64_t>(sample.key.size()) == length,
                 "sample {} of task {} has {} tokens, not {}", first + b, sample.task, sample.tokens.size(), length + 1);
     const auto found = std::find(task_names.begin(), task_names.end(), sample.task);
     CAIRN_CHECK(found != task_names.end(), "task {} is not in the mix", sample.task);
@@ -49,6 +53,7 @@ Batch make_batch(const TaskSet& tasks, const std::vector<std::string>& task_name
       target[row] = sample.tokens[t + 1];
       weight[row] = sample.weight[t];
       is_answer[row] = sample.is_answer[t] != 0;
+      key[row] = sample.key[t] == 0 ? 0 : 1 + static_cast<int64_t>(sample.key[t] % (kKeyClasses - 1));
       for (int k = 0; k < 2; ++k) {
         const int64_t position = sample.source[t][k];
         source[2 * row + k] = position < 0 ? -1 : position / chunk;

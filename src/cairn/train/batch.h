@@ -19,6 +19,7 @@ struct Batch {
   at::Tensor target;                  // int64 [B,L]: the token that row t predicts
   at::Tensor weight;                  // fp32 [B,L]
   at::Tensor source;                  // int64 [B,L,2]: chunk numbers where that token is stated, -1 = none
+  at::Tensor key;                     // int64 [B,L]: class of Sample::key, 1 .. kKeyClasses - 1; 0 = none
   at::Tensor is_answer;               // bool [B,L]
   at::Tensor task;                    // int64 [B]: number of the task in the loader's list
   Batch to(at::Device device) const;  // asynchronous from pinned memory
