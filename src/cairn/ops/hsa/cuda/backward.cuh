@@ -39,6 +39,7 @@ struct RowState {
 };
 
 // Replaces scores by exp(score - maximum) and brings the state up to date.
+template <bool kShort>
 __device__ inline void softmax_step(RowState& r, float* s, const float* dp, float scale) {
 #pragma unroll
   for (int i = 0; i < 2; ++i) {
@@ -46,8 +47,11 @@ __device__ inline void softmax_step(RowState& r, float* s, const float* dp, floa
 #pragma unroll
     for (int j = 0; j < 8; ++j) m = fmaxf(m, fmaxf(s[4 * j + 2 * i], s[4 * j + 2 * i + 1]));
     m = fmaxf(r.top[i], row_max(m) * scale);
-    const float shrink = exp2_fast(r.top[i] - m);
-    r.top[i] = m, r.sum[i] *= shrink, r.dot[i] *= shrink;
+    if (!kShort) {
+      const float shrink = exp2_fast(r.top[i] - m);
+      r.sum[i] *= shrink, r.dot[i] *= shrink;
+    }
+    r.top[i] = m;
 #pragma unroll
     for (int j = 0; j < 8; ++j) {
 #pragma unroll
@@ -62,6 +66,11 @@ __device__ inline void softmax_step(RowState& r, float* s, const float* dp, floa
 }
 
 #if CAIRN_HAS_WGMMA
+// Stores four 8 x 8 pieces of a fragment; every thread gives the address of one row of 16 bytes.
+__device__ inline void store_matrix(uint32_t to, const uint32_t* x) {
+  asm volatile("stmatrix.sync.aligned.m8n8.x4.shared.b16 [%0], {%1, %2, %3, %4};\n" ::"r"(to), "r"(x[0]), "r"(x[1]), "r"(x[2]), "r"(x[3]) : "memory");
+}
+
 // <g, o_k> of the thread's rows: straight to dweight, summed over the heads of a pair where these lie in one warp, else to the ring.
 __device__ inline void store_dots(const Params& p, const Lane& lane, const Stage& stage, float* dots) {
   const int count = stage.count;
@@ -78,23 +87,22 @@ __device__ inline void store_dots(const Params& p, const Lane& lane, const Stage
   for (int i = 0; i < 2; ++i) {
     if (lane.pair(i) >= count || threadIdx.x % 4 != 0) continue;
     if (p.partial_dot != nullptr) {
-      const int64_t rows = lane.ring_at(stage, i) - lane.head(i) - (p.Gi == 1 ? stage.head : 0);  // of the pair, all key blocks
-      p.partial_dot[rows / p.own_blocks + (p.Gi == 1 ? stage.head : 0) + lane.head(i)] = dots[i];
+      p.partial_dot[stage.pair[lane.pair(i)].dot + lane.head(i)] = dots[i];
     } else if (p.Hw == p.H || lane.head(i) == 0) {
-      store_weight(p, lane.weight_at(p, stage, i), dots[i]);
+      store_weight(p, stage.pair[lane.pair(i)].weight + lane.weight_of_head(p, i), dots[i]);
     }
   }
 }
 
-// One tile; dk and dv [64 x kD] are added to.
-template <int kD>
+// One tile; dk and dv [64 x kD] are added to. kShort: the chunk has at most 64 keys.
+template <int kD, bool kShort>
 __device__ inline void backward_tile(const Params& p, Lane lane, const Stage& stage, uint32_t base, uint32_t q_at, float* dk, float* dv) {
   constexpr int kPanels = (kD + 63) / 64, kBlockBytes = kPanels * kPanelBytes;
   constexpr float kLog2e = 1.44269504f;
-  const int thread = thread_here(), c = thread % 4, row0 = thread / 32 * 16 + thread % 32 / 4;
+  const int thread = thread_here(), c = thread % 4, key_blocks = kShort ? 1 : p.key_blocks;
   lane.refresh();
-  const int count = stage.count, own = stage.own;
-  const uint32_t g_at = q_at + kBlockBytes, chunk_bytes = static_cast<uint32_t>(p.key_blocks * kBlockBytes);
+  const int count = stage.count, own = kShort ? 0 : stage.own;
+  const uint32_t g_at = q_at + kBlockBytes, chunk_bytes = static_cast<uint32_t>(key_blocks * kBlockBytes);
   const uint32_t keys_at = base + 2 * chunk_bytes * static_cast<uint32_t>(stage.chunk_slot), values_at = keys_at + chunk_bytes;
   const uint32_t wp_at = base + static_cast<uint32_t>(p.tiles_at) + 2 * backward_stages(kD) * kBlockBytes, ds_at = wp_at + kPanelBytes;
   uint32_t weight_bits[2] = {};
@@ -102,16 +110,16 @@ __device__ inline void backward_tile(const Params& p, Lane lane, const Stage& st
 #pragma unroll
   for (int i = 0; i < 2; ++i) {
     if (lane.pair(i) >= count) continue;
-    weight_bits[i] = load_weight(p, lane.weight_at(p, stage, i));
-    if (p.grad_lse != nullptr) grad_lse[i] = p.grad_lse[lane.lse_at(p, stage, i)];
+    weight_bits[i] = load_weight(p, stage.pair[lane.pair(i)].weight + lane.weight_of_head(p, i));
+    if (p.grad_lse != nullptr) grad_lse[i] = p.grad_lse[stage.pair[lane.pair(i)].lse + lane.head(i) * p.N];
   }
 
   RowState r;
 #pragma unroll
   for (int i = 0; i < 2; ++i) r.top[i] = p.off_by_one ? 0.0f : -INFINITY, r.sum[i] = r.dot[i] = 0;
   float s[32], dp[32];
-  for (int other = 1; other <= p.key_blocks; ++other) {  // the own keys last: their numbers stay
-    const int kb = own + other < p.key_blocks ? own + other : own + other - p.key_blocks;
+  for (int other = 1; other <= key_blocks; ++other) {  // the own keys last: their numbers stay
+    const int kb = own + other < key_blocks ? own + other : own + other - key_blocks;
     const uint32_t skip = static_cast<uint32_t>(kb * kBlockBytes);
     wgmma_fence();
     product_of_rows<kD>(s, panel_descriptor(q_at), panel_descriptor(keys_at + skip));
@@ -120,32 +128,31 @@ __device__ inline void backward_tile(const Params& p, Lane lane, const Stage& st
     wgmma_wait<0>();
     const int keys_left = static_cast<int>(p.S) - kb * kKeyBlock;
     if (keys_left < kKeyBlock) mask_columns(s, keys_left);
-    softmax_step(r, s, dp, p.scale * kLog2e);
+    softmax_step<kShort>(r, s, dp, p.scale * kLog2e);
   }
 
-  float dots[2];
-  uint32_t ds_registers[4][4];
+  // w P and dS as bf16: dS stays in registers for dQ, both go to shared memory for dV and dK. Piece j of row r lies at piece j ^ (r mod 8).
+  float dots[2], constant[2], inverse[2], wp_factor[2];
 #pragma unroll
   for (int i = 0; i < 2; ++i) {
-    float total = row_sum(r.sum[i]);
-    if (p.off_by_one) total += exp2_fast(-r.top[i]);
-    const float weight = weight_of(p, weight_bits[i]);
-    const float inverse = __fdividef(1.0f, total), dot = row_sum(r.dot[i]) * inverse;
-    dots[i] = dot;
-    const float constant = (grad_lse[i] - weight * dot) * inverse, wp_factor = inverse * weight;
-    // Piece j of the row lies at piece j ^ (row mod 8). The compiler shall not keep all those addresses from tile to tile.
-    uint32_t row_at = wp_at + static_cast<uint32_t>((row0 + 8 * i) * 128 + (row0 % 8 << 4) + c * 4);
-    asm volatile("" : "+r"(row_at));
+    const float total = row_sum(r.sum[i]) + (p.off_by_one ? exp2_fast(-r.top[i]) : 0.0f), weight = weight_of(p, weight_bits[i]);
+    inverse[i] = __fdividef(1.0f, total);
+    dots[i] = row_sum(r.dot[i]) * inverse[i];
+    constant[i] = (grad_lse[i] - weight * dots[i]) * inverse[i], wp_factor[i] = inverse[i] * weight;
+  }
+  uint32_t store_at = wp_at + static_cast<uint32_t>((thread / 32 * 16 + thread % 16) * 128 + ((thread / 16 % 2 ^ thread % 8) << 4));
+  uint32_t ds_registers[4][4];
 #pragma unroll
-    for (int j = 0; j < 8; ++j) {
-      const float x = s[4 * j + 2 * i], y = s[4 * j + 2 * i + 1];
-      const uint32_t ds =
-          pack_bf16(x * fmaf(wp_factor, dp[4 * j + 2 * i], constant), y * fmaf(wp_factor, dp[4 * j + 2 * i + 1], constant));
-      const uint32_t wp = pack_bf16(x * wp_factor, y * wp_factor);
-      const uint32_t to = row_at ^ static_cast<uint32_t>(j << 4);
-      asm volatile("st.shared.b32 [%0], %1;\nst.shared.b32 [%0 + %3], %2;\n" ::"r"(to), "r"(wp), "r"(ds), "n"(kPanelBytes) : "memory");
-      ds_registers[j / 2][j % 2 * 2 + i] = ds;
+  for (int jj = 0; jj < 4; ++jj) {
+    uint32_t wp[4];
+#pragma unroll
+    for (int k = 0; k < 4; ++k) {  // columns 16 jj + 8 (k / 2), rows + 8 (k % 2)
+      const int i = k % 2, at = 4 * (2 * jj + k / 2) + 2 * i;
+      ds_registers[jj][k] = pack_bf16(s[at] * fmaf(wp_factor[i], dp[at], constant[i]), s[at + 1] * fmaf(wp_factor[i], dp[at + 1], constant[i]));
+      wp[k] = pack_bf16(s[at] * wp_factor[i], s[at + 1] * wp_factor[i]);
     }
+    store_matrix(store_at ^ static_cast<uint32_t>(jj << 5), wp);
+    store_matrix((store_at ^ static_cast<uint32_t>(jj << 5)) + kPanelBytes, ds_registers[jj]);
   }
 
   // dQ 64 columns at a time, the last of them while dK and dV are on their way.
@@ -154,7 +161,7 @@ __device__ inline void backward_tile(const Params& p, Lane lane, const Stage& st
 #pragma unroll
     for (int i = 0; i < 2; ++i) {
       if (lane.pair(i) >= count) continue;
-      const int64_t row = lane.ring_at(stage, i);
+      const int64_t row = stage.pair[lane.pair(i)].ring + lane.head(i);
       uint4* to = reinterpret_cast<uint4*>(static_cast<__nv_bfloat16*>(p.partial) + row * kD + panel * 64) + c;
 #pragma unroll
       for (int j = 0; j < 2; ++j) {
@@ -183,9 +190,9 @@ __device__ inline void backward_tile(const Params& p, Lane lane, const Stage& st
   product_over_rows<kD>(dv, panel_descriptor(wp_at), panel_descriptor(g_at));
   product_over_rows<kD>(dk, panel_descriptor(ds_at), panel_descriptor(q_at));
   wgmma_commit();
+  if (own == 0) store_dots(p, lane, stage, dots);
   wgmma_wait<1>();
   store_dq(kLast);
-  if (own == 0) store_dots(p, lane, stage, dots);
   wgmma_wait<0>();
 }
 
@@ -209,7 +216,7 @@ __device__ inline void flush_run(const Params& p, const Stage& stage, float* dk,
 }
 #endif
 
-template <int kD>
+template <int kD, bool kShort>
 __global__ void __launch_bounds__(kBackwardThreads, kD <= 64 ? 2 : 1)
     backward_kernel(const __grid_constant__ Params p, const __grid_constant__ Maps maps) {
 #if CAIRN_HAS_WGMMA
@@ -242,7 +249,7 @@ __global__ void __launch_bounds__(kBackwardThreads, kD <= 64 ? 2 : 1)
       if (threadIdx.x == 0) add_release(p.reduce_done + block, 1);
       continue;
     }
-    backward_tile<kD>(p, lane, stage, base, tiles + static_cast<uint32_t>(2 * cursor.s * kBlockBytes), dk, dv);
+    backward_tile<kD, kShort>(p, lane, stage, base, tiles + static_cast<uint32_t>(2 * cursor.s * kBlockBytes), dk, dv);
     const bool item_ends = stage.item_ends;
     if (stage.run_ends) {
       release(shared.chunk_empty[stage.chunk_slot]);
@@ -262,10 +269,11 @@ template <int kD>
 cudaError_t launch_backward(const Params& p, int processors, cudaStream_t stream) {
   int grid = 0;
   Maps maps;
+  const auto kernel = p.key_blocks == 1 ? backward_kernel<kD, true> : backward_kernel<kD, false>;
   cudaError_t error = make_maps(p, &maps);
-  if (error == cudaSuccess) error = persistent_grid(backward_kernel<kD>, kBackwardThreads, p.shared_bytes, processors, p, &grid);
+  if (error == cudaSuccess) error = persistent_grid(kernel, kBackwardThreads, processors, p, &grid);
   if (error != cudaSuccess) return error;
-  backward_kernel<kD><<<grid, kBackwardThreads, static_cast<size_t>(p.shared_bytes), stream>>>(p, maps);
+  kernel<<<grid, kBackwardThreads, static_cast<size_t>(p.shared_bytes), stream>>>(p, maps);
   return cudaGetLastError();
 }
 

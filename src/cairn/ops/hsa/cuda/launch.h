@@ -28,14 +28,14 @@ cudaError_t launch_turns(const Params& p, unsigned int* before, unsigned int* st
 
 // Sets the dynamic shared memory of a kernel and asks how many thread blocks of it the device holds at a time.
 template <typename Kernel>
-cudaError_t persistent_grid(Kernel* kernel, int threads, int64_t shared_bytes, int processors, const Params& p, int* grid) {
+cudaError_t persistent_grid(Kernel* kernel, int threads, int processors, const Params& p, int* grid) {
   cudaError_t error = cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel), cudaFuncAttributeMaxDynamicSharedMemorySize,
-                                           static_cast<int>(shared_bytes));
+                                           p.shared_bytes);
   if (error != cudaSuccess) return error;
   int each = 0;
   error = cudaOccupancyMaxActiveBlocksPerMultiprocessor(&each, reinterpret_cast<const void*>(kernel), threads,
-                                                        static_cast<size_t>(shared_bytes));
-  const int64_t all = static_cast<int64_t>(each) * processors, tickets = p.blocks * (p.main_items + p.reduce_items);
+                                                        static_cast<size_t>(p.shared_bytes));
+  const int64_t all = static_cast<int64_t>(each) * processors, tickets = p.blocks * (static_cast<int64_t>(p.main_items) + p.reduce_items);
   *grid = static_cast<int>(all < tickets ? all : tickets);
   return error;
 }

@@ -81,7 +81,7 @@ struct SharedPlan {
 SharedPlan forward_shared(int64_t D, int64_t S);
 SharedPlan backward_shared(int64_t D, int64_t S);
 // Tiles fetched ahead.
-constexpr int forward_stages(int64_t D) { return D <= 64 ? 4 : 3; }
+constexpr int forward_stages(int64_t D) { return D <= 64 ? 2 : 3; }
 constexpr int backward_stages(int64_t D) { return D <= 64 ? 3 : 2; }
 
 }  // namespace cairn::hsa_cuda

@@ -61,8 +61,7 @@ class Producer {
       last_key = __shfl_sync(0xffffffff, key, 31);
       if (key < unused) {
         const uint32_t row = pair / pairs_a_row, b = row / static_cast<uint32_t>(p.L), selection = key / static_cast<uint32_t>(p.C);
-        shared.item.pair[e] = pair, shared.item.row[e] = row, shared.item.slot[e] = pair % static_cast<uint32_t>(p.N);
-        shared.item.token[e] = row - b * static_cast<uint32_t>(p.L), shared.item.b[e] = b;
+        shared.item.pair[e] = pair, shared.item.token[e] = row - b * static_cast<uint32_t>(p.L), shared.item.b[e] = b;
         shared.item.chunk[e] = key - selection * static_cast<uint32_t>(p.C);
         shared.item.g[e] = p.Gi == 1 ? part / static_cast<uint32_t>(p.own_blocks) : selection - b * static_cast<uint32_t>(p.Gi);
       }
@@ -108,8 +107,7 @@ class Producer {
         const int own = shared.item.own;
         stage.kind = Kind::kTile, stage.count = pairs, stage.g = g, stage.head = g * R, stage.own = own, stage.chunk_slot = chunk_slot;
         stage.run_ends = e + pairs == run_last, stage.item_ends = e + pairs == count;
-        stage.block = shared.item.block, stage.first_pair = shared.item.first_pair, stage.ring_pair = shared.item.ring_pair;
-        stage.ring_base = shared.item.ring_row + (own == 0 ? 0 : own * (p.H / p.Gi)) + (p.Gi == 1 ? g * R : 0);
+        stage.block = shared.item.block;
         if (kTensors == 2) {
           stage.key = static_cast<uint32_t>((b * p.Gi + (p.Gi == 1 ? 0 : g)) * p.C + chunk);
           stage.run_place = shared.item.place + static_cast<uint32_t>(run_first), stage.run_pairs = static_cast<uint32_t>(run_last - run_first);
@@ -143,7 +141,6 @@ class Producer {
 #pragma unroll 1
     for (int i = lane_here(); i < pairs; i += 32) {
       const int token = static_cast<int>(shared.item.token[e + i]);
-      stage.pair[i] = shared.item.pair[e + i], stage.row[i] = shared.item.row[e + i], stage.slot[i] = shared.item.slot[e + i];
 #pragma unroll
       for (int tensor = 0; tensor < kTensors; ++tensor) {
 #pragma unroll
@@ -153,7 +150,21 @@ class Producer {
         }
       }
     }
+#pragma unroll 1
+    for (int i = lane_here(); i < pairs; i += 32) place_pair(e + i, head, stage.pair[i]);
     return static_cast<uint32_t>(pairs * R * kTensors * kPanels * 128);
+  }
+
+  __device__ void place_pair(int e, int head, PairPlace& to) {
+    const uint32_t pair = shared.item.pair[e], row = shared.item.b[e] * static_cast<uint32_t>(p.L) + shared.item.token[e];
+    const uint32_t row_pair = (row * static_cast<uint32_t>(p.Gi) + (p.Gi == 1 ? 0 : shared.item.g[e])) * static_cast<uint32_t>(p.N);
+    const int64_t slot = pair - row_pair, in_block = pair - shared.item.first_pair;
+    const uint32_t heads = static_cast<uint32_t>(p.H / p.Gi), in_pair = p.Gi == 1 ? static_cast<uint32_t>(head) : 0;
+    const int hw = p.Hw == p.H ? head : p.Hw == 1 ? 0 : static_cast<int>(shared.item.g[e]);
+    to.weight = (row * p.Hw + hw) * p.N + slot;
+    to.ring = shared.item.ring_row + in_block * shared.item.ring_pair + static_cast<uint32_t>(shared.item.own) * heads + in_pair;
+    if (p.lse != nullptr || p.grad_lse != nullptr) to.lse = (row * p.H + head) * p.N + slot;
+    if (p.partial_dot != nullptr) to.dot = (shared.item.ring_row / p.own_blocks) + in_block * heads + in_pair;
   }
 
   // Partial results of a few rows of queries: for each row, index head and up to 64 heads, those of the used slots, as many at a time as a

@@ -111,6 +111,14 @@ __device__ inline Ticket ticket_of(const Params& p, uint32_t all) {
 
 enum class Kind : int { kTile, kReduce, kLast };
 
+// Where a pair of a tile reads and writes, for the first head of the tile.
+struct __align__(16) PairPlace {
+  int64_t weight;  // element of weight and dweight
+  int64_t ring;    // row of D partial results
+  int64_t lse;     // element of lse and grad_lse
+  int64_t dot;     // element of partial_dot
+};
+
 // What the producer tells the consumers about a stage.
 struct Stage {
   Kind kind;
@@ -123,14 +131,11 @@ struct Stage {
   uint32_t run_place, run_pairs;  // the run's place in the sorted lists, its pairs
   int head;                       // first of the group's heads
   int block;
-  uint32_t first_pair;            // of the block
-  uint32_t ring_pair;             // rows of D partial results of a pair
-  int64_t ring_base;              // row of D partial results of the block's first pair and the tile's first head
   int64_t sum_row;                // reduce: row of o, in rows of D
   int sum_heads;                  // reduce: rows of D
   bool sum_ends;                  // reduce: these were the last partial results of the row
   uint32_t number;                // reduce: of the item
-  uint32_t pair[kTileRows], row[kTileRows], slot[kTileRows];  // b L + t; n
+  PairPlace pair[kTileRows];
 };
 
 template <int kStages>
@@ -144,8 +149,7 @@ struct Shared {
       uint32_t first_pair, ring_pair, place;  // place: of the item in the sorted lists; the others as in Stage
       int64_t ring_row;                       // of the block's first pair
       uint32_t starts[kMostItemPairs / 32 + 1];  // one bit a pair: it begins a run
-      uint32_t pair[kMostItemPairs], row[kMostItemPairs], slot[kMostItemPairs], token[kMostItemPairs], chunk[kMostItemPairs], b[kMostItemPairs],
-          g[kMostItemPairs];
+      uint32_t pair[kMostItemPairs], token[kMostItemPairs], chunk[kMostItemPairs], b[kMostItemPairs], g[kMostItemPairs];
     } item;
     uint32_t used[kMostReduceSlots / 32];
   };
@@ -178,18 +182,8 @@ class Lane {
   __device__ void refresh() { asm volatile("" : "+r"(packed_)); }
   __device__ int pair(int i) const { return static_cast<int>(packed_ >> (8 * i) & 255); }
   __device__ int head(int i) const { return static_cast<int>(packed_ >> (8 * i + 16) & 255); }
-  __device__ int64_t weight_at(const Params& p, const Stage& s, int i) const {
-    const uint32_t Hw = static_cast<uint32_t>(p.Hw), N = static_cast<uint32_t>(p.N);
-    const uint32_t hw = p.Hw == p.H ? static_cast<uint32_t>(s.head) + static_cast<uint32_t>(head(i)) : p.Hw == 1 ? 0 : static_cast<uint32_t>(s.g);
-    return static_cast<int64_t>(static_cast<uint64_t>(s.row[pair(i)]) * (Hw * N) + (hw * N + s.slot[pair(i)]));
-  }
-  __device__ int64_t lse_at(const Params& p, const Stage& s, int i) const {
-    return (s.row[pair(i)] * p.H + s.head + head(i)) * p.N + s.slot[pair(i)];
-  }
-  // Row of D partial results.
-  __device__ int64_t ring_at(const Stage& s, int i) const {
-    return s.ring_base + static_cast<int64_t>(static_cast<uint64_t>(s.pair[pair(i)] - s.first_pair) * s.ring_pair) + head(i);
-  }
+  // Of weight, as offset from the pair's first head.
+  __device__ int64_t weight_of_head(const Params& p, int i) const { return p.Hw == p.H ? head(i) * p.N : 0; }
 
  private:
   uint32_t packed_;
