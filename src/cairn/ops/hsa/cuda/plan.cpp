@@ -7,8 +7,9 @@ namespace {
 
 constexpr int64_t kMostShared = 219 * 1024;         // dynamic shared memory of a thread block: 227 KB less what the kernels take statically
 constexpr int64_t kHalfShared = 106 * 1024;         // the same where two are to share a multiprocessor
-constexpr int64_t kCacheBytes = int64_t{16} << 20;  // partial results of a block that stay in the L2 cache beside the other block's
+constexpr int64_t kBlockBytes = int64_t{64} << 20;  // partial results of a block of the forward (measured on an H200, as are the next two)
 constexpr int64_t kMostBlockBytes = int64_t{1} << 29;
+constexpr int64_t kLittleBytes = int64_t{1} << 29;
 constexpr int64_t kMost32 = (int64_t{1} << 31) - 1;
 
 int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
@@ -58,12 +59,15 @@ Workspace plan(Params* p, bool backward, int processors, const PlanOptions& opti
   p->R = static_cast<int32_t>(R);
   const int64_t row_bytes = p->H * p->N * p->D * 2 * (backward ? key_blocks : 1);  // partial results of a row of queries
 
-  // A block is small enough for the L2 cache, but large enough that a chunk finds some tiles' worth of pairs in it: half of a sequence's
-  // chunks are visible to a row on average, and a run that is short pays for its keys and values alone (in the backward, for its sums).
-  const int64_t wanted_rows_of_a_run = backward ? 512 : 256, wanted_pairs = std::max<int64_t>(wanted_rows_of_a_run / R, 4);
+  // Little work is two blocks that are summed at the end. Otherwise a block is as small as it can be with enough items that waiting for its
+  // last ones costs nothing, and large enough that a chunk finds some tiles' worth of pairs in it: half of a sequence's chunks are visible to
+  // a row on average, and a run that is short pays for its keys and values alone (in the backward, for its sums).
+  const bool little = rows * row_bytes <= kLittleBytes;
+  const int64_t wanted_pairs = std::max<int64_t>((backward ? 512 : 256) / R, 4);
   const int64_t for_runs = ceil_div(wanted_pairs * std::max<int64_t>(p->C, 2) / 2, std::max<int64_t>(p->N, 1));
-  int64_t block_rows = std::max(kCacheBytes / row_bytes, for_runs);
+  int64_t block_rows = std::max((backward ? 2 : 1) * kBlockBytes / row_bytes, for_runs);
   block_rows = std::min(block_rows, std::max<int64_t>(kMostBlockBytes / row_bytes, 1));
+  if (little) block_rows = ceil_div(rows, 2);
   if (options.block_rows > 0) block_rows = options.block_rows;
   // Keys are 32 bits wide.
   const int64_t keys_of_a_block = p->B * p->Gi * p->C + 1;
@@ -72,7 +76,7 @@ Workspace plan(Params* p, bool backward, int processors, const PlanOptions& opti
   p->block_rows = block_rows;
   p->blocks = ceil_div(rows, block_rows);
   p->delay = static_cast<int32_t>(std::clamp<int64_t>(options.delay > 0 ? options.delay : 2, 1, std::max<int64_t>(p->blocks, 1)));
-  p->ring = static_cast<int32_t>(std::min<int64_t>(std::max(options.ring, p->delay + 1), std::max<int64_t>(p->blocks, 1)));
+  p->ring = static_cast<int32_t>(std::min<int64_t>(std::max(options.ring > 0 ? options.ring : 4, p->delay + 1), std::max<int64_t>(p->blocks, 1)));
 
   const SharedPlan shared = backward ? backward_shared(p->D, p->S) : forward_shared(p->D, p->S);
   p->chunk_slots = shared.chunk_slots, p->key_blocks = static_cast<int32_t>(key_blocks), p->shared_bytes = static_cast<int32_t>(shared.bytes);

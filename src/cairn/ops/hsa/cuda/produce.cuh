@@ -89,32 +89,38 @@ class Producer {
     fetch_tiles(count);
   }
 
+  // Runs in their order, or backwards where they add to dk and dv in turn: the last run, whose chunk the next item goes on with, is then done
+  // first, and the first run, which waits for the item before, last. Otherwise every item would wait for the one before it to end.
   __device__ void fetch_tiles(int count) {
     const int R = p.R, tile_pairs = kTileRows / R;
-    int run_first = 0, run_last = 0, b = 0, g = 0, chunk = 0;
-    for (int e = 0; e < count;) {
-      wait_empty();
-      uint32_t bytes = 0;
-      if (e >= run_last) {
-        run_first = e, run_last = run_end(shared.item.starts, e, count);
-        b = static_cast<int>(shared.item.b[e]), g = static_cast<int>(shared.item.g[e]), chunk = static_cast<int>(shared.item.chunk[e]);
-        bytes += fetch_chunk(b, g, chunk);
+    const bool backwards = kTensors == 2 && p.turn != nullptr;
+    int begin = 0, end = 0, left = count;
+    while (left > 0) {
+      if (backwards) {
+        end = left, begin = run_begin(shared.item.starts, left - 1);
+      } else {
+        begin = end, end = run_end(shared.item.starts, begin, count);
       }
-      const int pairs = min(tile_pairs, run_last - e);
-      bytes += fetch_rows(e, pairs, g * R, b, R);
-      if (lane_here() == 0) {
-        Stage& stage = shared.stage[s];
-        const int own = shared.item.own;
-        stage.kind = Kind::kTile, stage.count = pairs, stage.g = g, stage.head = g * R, stage.own = own, stage.chunk_slot = chunk_slot;
-        stage.run_ends = e + pairs == run_last, stage.item_ends = e + pairs == count;
-        stage.block = shared.item.block;
-        if (kTensors == 2) {
-          stage.key = static_cast<uint32_t>((b * p.Gi + (p.Gi == 1 ? 0 : g)) * p.C + chunk);
-          stage.run_place = shared.item.place + static_cast<uint32_t>(run_first), stage.run_pairs = static_cast<uint32_t>(run_last - run_first);
+      left -= end - begin;
+      const int b = static_cast<int>(shared.item.b[begin]), g = static_cast<int>(shared.item.g[begin]);
+      const int chunk = static_cast<int>(shared.item.chunk[begin]);
+      for (int e = begin; e < end; e += tile_pairs) {
+        wait_empty();
+        uint32_t bytes = e == begin ? fetch_chunk(b, g, chunk) : 0;
+        const int pairs = min(tile_pairs, end - e);
+        bytes += fetch_rows(e, pairs, g * R, b, R);
+        if (lane_here() == 0) {
+          Stage& stage = shared.stage[s];
+          stage.kind = Kind::kTile, stage.count = pairs, stage.g = g, stage.own = shared.item.own, stage.chunk_slot = chunk_slot;
+          stage.run_ends = e + pairs == end, stage.item_ends = e + pairs == end && left == 0;
+          stage.block = shared.item.block;
+          if (kTensors == 2) {
+            stage.key = static_cast<uint32_t>((b * p.Gi + (p.Gi == 1 ? 0 : g)) * p.C + chunk);
+            stage.run_place = shared.item.place + static_cast<uint32_t>(begin), stage.run_pairs = static_cast<uint32_t>(end - begin);
+          }
         }
+        publish(bytes);
       }
-      publish(bytes);
-      e += pairs;
     }
   }
 

@@ -129,7 +129,6 @@ struct Stage {
   bool run_ends, item_ends;       // with this tile
   uint32_t key;                   // (b Gi + gi) C + chunk
   uint32_t run_place, run_pairs;  // the run's place in the sorted lists, its pairs
-  int head;                       // first of the group's heads
   int block;
   int64_t sum_row;                // reduce: row of o, in rows of D
   int sum_heads;                  // reduce: rows of D
@@ -161,6 +160,14 @@ __device__ inline int run_end(const uint32_t* starts, int e, int count) {
   uint32_t bits = starts[word] & (0xffffffffu << (e + 1) % 32);
   while (bits == 0 && ++word * 32 < count) bits = starts[word];
   return bits != 0 ? min(count, word * 32 + __ffs(static_cast<int>(bits)) - 1) : count;
+}
+
+// First place of the run that e belongs to.
+__device__ inline int run_begin(const uint32_t* starts, int e) {
+  int word = e / 32;
+  uint32_t bits = starts[word] & (0xffffffffu >> (31 - e % 32));
+  while (bits == 0) bits = starts[--word];  // the first pair of an item begins a run
+  return word * 32 + 31 - __clz(static_cast<int>(bits));
 }
 
 // threadIdx.x, computed with anew wherever this is called.
