@@ -1,5 +1,5 @@
 # Thin: each target is one step for people; CMake and scripts/ do the work. `make help` lists the targets.
-#   CUDA=1           build the GPU program (build/cuda/cairn)
+#   CUDA=1           build the GPU program (build/cuda/cairn); setup then sees to nvcc, too
 #   CAIRN_TORCH=DIR  use the LibTorch 2.11.0 in DIR instead of .deps/torch
 #   CAIRN_PYTHON=P   a Python with torch and numpy, for the tests of python/ (default: python3; without torch they are skipped)
 #   RUNS=N           executions of each reader in make fuzz
@@ -7,7 +7,7 @@
 CUDA ?= 0
 JOBS ?= $(shell nproc)
 BUILD := $(if $(filter 1,$(CUDA)),build/cuda,build)
-export CAIRN_TORCH
+export CAIRN_TORCH CUDA
 # Waiting threads sleep: spinning ones cost a shared machine most of its time and win little on a quiet one.
 export OMP_WAIT_POLICY ?= passive
 .DEFAULT_GOAL := help
@@ -16,7 +16,7 @@ export OMP_WAIT_POLICY ?= passive
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' Makefile
 
-setup:  ## install what is missing: system packages, and LibTorch into .deps/torch
+setup:  ## install what is missing: system packages, LibTorch into .deps/torch, CUDA=1: nvcc into .deps/cuda
 	@scripts/setup.sh
 
 configure: setup

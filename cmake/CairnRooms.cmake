@@ -1,5 +1,6 @@
 # cairn_room(NAME [TORCH] [DEPENDS room...]): the static library cairn_NAME of all sources under src/cairn/NAME.
-# Files named *_avx512.cpp and *_avx2.cpp get their instruction set; callers choose at run time. main.cpp is left to cairn_program().
+# Files named *_avx512.cpp and *_avx2.cpp get their instruction set; callers choose at run time. main.cpp is left to
+# cairn_program(), *_cuda_host.cpp and *.cu to CairnCuda.cmake.
 
 add_library(cairn_options INTERFACE)
 # Warnings are this project's affair: what is installed asks nothing of that kind of those who link it.
@@ -24,7 +25,7 @@ endif()
 function(cairn_room NAME)
   cmake_parse_arguments(ARG "TORCH" "" "DEPENDS" ${ARGN})
   file(GLOB_RECURSE sources CONFIGURE_DEPENDS "${CMAKE_SOURCE_DIR}/src/cairn/${NAME}/*.cpp")
-  list(FILTER sources EXCLUDE REGEX "/main\\.cpp$")
+  list(FILTER sources EXCLUDE REGEX "(/main|_cuda_host)\\.cpp$")
   if(sources)
     add_library(cairn_${NAME} STATIC ${sources})
     set(scope PUBLIC)
@@ -65,6 +66,7 @@ function(cairn_program)
     # `make bundle` carries the program with its small libraries in one folder; the old kind of run path also counts for the libraries' own needs.
     set_target_properties(cairn PROPERTIES BUILD_RPATH "$ORIGIN;${CAIRN_TORCH_RPATH}")
     target_link_options(cairn PRIVATE "LINKER:--disable-new-dtags")
+    cairn_link_cuda(cairn)
   endif()
   set_target_properties(cairn PROPERTIES RUNTIME_OUTPUT_DIRECTORY "${CMAKE_BINARY_DIR}")
 endfunction()

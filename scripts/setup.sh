@@ -2,12 +2,15 @@
 # Puts everything in place that building and testing need, and says what it does. Quick when all is there already.
 #   packages of the system   through apt-get, as root or with sudo that asks no password; otherwise the exact command is printed (exit 2)
 #   LibTorch                 from PyPI into .deps/torch, unless CAIRN_TORCH names a folder that has it
+#   nvcc (CUDA=1)            from PyPI into .deps/cuda, if neither CUDACXX, nor PATH, nor /usr/local/cuda*/bin has one of CUDA 13
 # Python serves as downloader only; nothing is installed outside .deps and the system's packages.
 set -eu
 cd "$(dirname "$0")/.."
 
 TORCH_VERSION=2.11.0
 CUDA_VERSION=13.0
+NVCC_VERSION=13.0.88
+CCCL_VERSION=13.0.85
 PACKAGES="cmake ninja-build ccache libsentencepiece-dev libfmt-dev libcli11-dev nlohmann-json3-dev libtomlplusplus-dev libxxhash-dev libzstd-dev
   librapidcheck-dev libgtest-dev libgmock-dev libgloo-dev clang-format"
 
@@ -100,10 +103,39 @@ need_torch() {
   mv .deps/torch.new .deps/torch
 }
 
+# True if that nvcc is there and of LibTorch's CUDA.
+is_nvcc() { [ -x "$1" ] && "$1" --version 2>/dev/null | grep -q "release ${CUDA_VERSION%%.*}\."; }
+
+# The build looks in the same places in the same order (cmake/CairnCuda.cmake).
+need_nvcc() {
+  if [ -n "${CUDACXX:-}" ]; then
+    is_nvcc "$CUDACXX" || is_nvcc "$(command -v "$CUDACXX" || true)" || fail "CUDACXX=$CUDACXX is no nvcc of CUDA ${CUDA_VERSION%%.*}; unset it or name one"
+    return
+  fi
+  for nvcc in "$(command -v nvcc || true)" /usr/local/cuda/bin/nvcc /usr/local/cuda*/bin/nvcc .deps/cuda/nvidia/cu13/bin/nvcc; do
+    is_nvcc "$nvcc" && return
+  done
+  find_pip
+  rm -rf .deps/cuda.new .deps/tmp
+  mkdir -p .deps/tmp
+  say "fetching nvcc $NVCC_VERSION into .deps/cuda (about 110 MB to download, 350 MB on disk)"
+  TMPDIR="$PWD/.deps/tmp" PIP_BREAK_SYSTEM_PACKAGES=1 PIP_USER=0 PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_ROOT_USER_ACTION=ignore \
+    $python -m pip install --quiet --no-deps --no-compile --only-binary=:all: --target .deps/cuda.new "nvidia-cuda-nvcc==$NVCC_VERSION" \
+    "nvidia-cuda-crt==$NVCC_VERSION" "nvidia-nvvm==$NVCC_VERSION" "nvidia-cuda-cccl==$CCCL_VERSION" "nvidia-cuda-runtime==$CUDA_VERSION.*" ||
+    fail "pip could not install nvcc (see above); run the same command again, or set CUDACXX to an nvcc of CUDA ${CUDA_VERSION%%.*}"
+  root=.deps/cuda.new/nvidia/cu13
+  chmod +x "$root"/bin/* "$root"/nvvm/bin/* # wheels do not always keep that
+  [ -e "$root/lib64" ] || ln -s lib "$root/lib64" # nvcc's own link tests look there
+  is_nvcc "$root/bin/nvcc" || fail "what pip installed is no working nvcc; see .deps/cuda.new"
+  rm -rf .deps/cuda .deps/tmp
+  mv .deps/cuda.new .deps/cuda
+}
+
 if command -v dpkg-query >/dev/null && command -v apt-get >/dev/null; then
   need_packages
 else
   say "no apt-get here: these must be installed by other means: $(echo $PACKAGES)"
 fi
 need_torch
+[ "${CUDA:-0}" != 1 ] || need_nvcc
 say "all is there (LibTorch $TORCH_VERSION in ${CAIRN_TORCH:-.deps/torch})"

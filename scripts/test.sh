@@ -37,16 +37,16 @@ sanitized() {
   cmake --build build/sanitized -j "$JOBS"
   UBSAN_OPTIONS=print_stacktrace=1 run_tests build/sanitized
 }
-# The same objects (ccache) linked with the CUDA half of LibTorch; that needs neither nvcc nor a GPU.
+# The same objects (ccache), the kernels, and both linked with the CUDA half of LibTorch; that needs nvcc, but no GPU. test_cuda is for one.
 gpu_program() {
   configure build/cuda -DCAIRN_TORCH="${CAIRN_TORCH:-}" -DCAIRN_CUDA=ON -DCAIRN_WERROR=ON
-  cmake --build build/cuda -j "$JOBS" --target cairn
+  cmake --build build/cuda -j "$JOBS" --target cairn test_cuda
 }
 
-step "setup" scripts/setup.sh
+step "setup" env CUDA=1 scripts/setup.sh
 step "format" scripts/format.sh --check
 step "build, warnings are errors" build_all
 step "tests" run_tests build
 step "torch-free rooms under address and undefined-behaviour sanitizers" sanitized
-step "GPU program links" gpu_program
+step "CUDA code compiles, GPU program links" gpu_program
 echo "== all passed in $(($(date +%s) - started)) s$summary"

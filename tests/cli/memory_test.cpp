@@ -13,6 +13,7 @@
 #include <sstream>
 #include <thread>
 
+#include "cairn/cli/commands.h"
 #include "cairn/core/error.h"
 #include "cairn/core/json.h"
 #include "cairn/core/random.h"
@@ -148,12 +149,12 @@ TEST_F(MemoryProgram, RefusesInOneLine) {
   }
 }
 
-// Starts the program, kills it after `milliseconds`; true if it had ended by itself.
-bool killed_after(const std::vector<std::string>& arguments, int64_t milliseconds) {
+// Starts the program with what it is to read and where it writes; -1: nothing.
+pid_t start_program(const std::vector<std::string>& arguments, int in = -1, int out = -1, int err = -1) {
   const pid_t child = fork();
   if (child == 0) {
     const int null = open("/dev/null", O_RDWR);
-    dup2(null, 0), dup2(null, 1), dup2(null, 2);
+    dup2(in < 0 ? null : in, 0), dup2(out < 0 ? null : out, 1), dup2(err < 0 ? null : err, 2);
     const std::string program = (fs::path(CAIRN_BUILD_DIR) / "cairn").string();
     std::vector<char*> argv = {const_cast<char*>(program.c_str())};
     for (const std::string& argument : arguments) argv.push_back(const_cast<char*>(argument.c_str()));
@@ -161,6 +162,23 @@ bool killed_after(const std::vector<std::string>& arguments, int64_t millisecond
     execv(program.c_str(), argv.data());
     _exit(127);
   }
+  return child;
+}
+
+std::vector<std::string> words_of(const std::string& command) {
+  std::istringstream in(command + " --threads 1");
+  return {std::istream_iterator<std::string>(in), {}};
+}
+
+int exit_code(pid_t child) {
+  int status = 0;
+  waitpid(child, &status, 0);
+  return WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
+}
+
+// Starts the program, kills it after `milliseconds`; true if it had ended by itself.
+bool killed_after(const std::vector<std::string>& arguments, int64_t milliseconds) {
+  const pid_t child = start_program(arguments);
   std::this_thread::sleep_for(std::chrono::milliseconds(milliseconds));
   kill(child, SIGKILL);
   int status = 0;
@@ -168,14 +186,86 @@ bool killed_after(const std::vector<std::string>& arguments, int64_t millisecond
   return WIFEXITED(status);
 }
 
+TEST_F(MemoryProgram, CtrlCStopsAReadingAndTheSameCommandGoesOn) {
+  write_words("c.txt", 5, 600000);
+  const std::string read = "read " + model() + " " + path("c.txt") + " -o " + path("c.memory");
+  // The first moment at which it reads already and has not ended yet (before that, the signal just ends it).
+  for (int64_t wait = 200; wait <= 6400 && !fs::exists(path("c.memory.part")); wait *= 2) {
+    const int err = open(path("c.err").c_str(), O_CREAT | O_TRUNC | O_WRONLY, 0600);
+    const pid_t child = start_program(words_of(read), -1, -1, err);
+    close(err);
+    std::this_thread::sleep_for(std::chrono::milliseconds(wait));
+    kill(child, SIGINT);
+    ASSERT_EQ(exit_code(child), kExitStopped);
+  }
+  EXPECT_THAT(read_file(path("c.err")), HasSubstr("the same command goes on"));
+  EXPECT_FALSE(fs::exists(path("c.memory")));
+  // Other files are refused, and taken when the unfinished reading is given up.
+  const std::string other = "read " + model() + " " + path("b.txt") + " -o " + path("c.memory");
+  expect_refusal(other, "--force");
+  fs::copy_file(path("c.memory.part"), path("given_up.memory.part"));
+  expect_success("read " + model() + " " + path("b.txt") + " -o " + path("given_up.memory") + " --force");
+  EXPECT_EQ(std::ssize(ids_in("given_up.memory")), 1000);
+  const Said on = expect_success(read);
+  EXPECT_THAT(on.err, HasSubstr("going on at token"));
+  EXPECT_EQ(std::ssize(ids_in("c.memory")), 600000);
+}
+
+// A limit on the size of files stands for a full disk; the program must come to hear of it as an error, not as a signal.
+TEST_F(MemoryProgram, AFullDiskIsOneLineAndTheOldMemoryStays) {
+  expect_success("read " + model() + " " + path("b.txt") + " -o " + path("d.memory"));
+  const std::vector<int32_t> before = ids_in("d.memory");
+  const auto blocks = static_cast<long long>(fs::file_size(path("d.memory")) / 512 + 40);
+  const std::string full = fmt::format("trap '' XFSZ; ulimit -f {};", blocks);
+  const auto expect_full = [&](const std::string& arguments, const std::string& name) {
+    const Said said = run_program(arguments + " --threads 1", full);
+    EXPECT_EQ(said.code, 3) << arguments << "\n" << said.err;
+    EXPECT_THAT(said.err, HasSubstr(name)) << arguments;
+    EXPECT_FALSE(fs::exists(path("big.memory")));
+    EXPECT_EQ(ids_in("d.memory"), before);
+    MemoryFile::open(path("d.memory"), false).verify();
+  };
+  write_words("d.txt", 6, 60000);
+  expect_full("read " + model() + " " + path("d.txt") + " -o " + path("big.memory"), "big.memory");
+  expect_full("read " + model() + " " + path("d.txt") + " --append -o " + path("d.memory"), "d.memory");
+  std::string text;
+  for (int i = 0; i < 4000; ++i) text += i == 0 ? "amber" : " amber";
+  expect_full("edit " + model() + " " + path("d.memory") + " --at 0 --insert --text '" + text + "'", "d.memory");
+  std::string parts;
+  for (int i = 0; i < 4; ++i) parts += " " + path("d.memory");
+  expect_full("join " + model() + parts + " -o " + path("big.memory"), "big.memory");
+  expect_success("read " + model() + " " + path("d.txt") + " --append -o " + path("d.memory"));  // there is room again
+  EXPECT_EQ(std::ssize(ids_in("d.memory")), 61000);
+}
+
+// Questions through a pipe, one answered, then the file loses its bytes behind the program's back.
+TEST_F(MemoryProgram, AMappedFileThatIsCutOffEndsWithOneLine) {
+  write_words("t.txt", 7, 60000);
+  expect_success("read " + model() + " " + path("t.txt") + " -o " + path("t.memory"));
+  int questions[2], answers[2];
+  ASSERT_EQ(pipe2(questions, O_CLOEXEC), 0);
+  ASSERT_EQ(pipe2(answers, O_CLOEXEC), 0);
+  const int err = open(path("t.err").c_str(), O_CREAT | O_TRUNC | O_WRONLY | O_CLOEXEC, 0600);
+  const pid_t child = start_program(words_of("ask " + model() + " " + path("t.memory") + " --max-tokens 2"), questions[0], answers[1], err);
+  close(questions[0]), close(answers[1]), close(err);
+  const std::string line = "ask amber\n";
+  ASSERT_EQ(write(questions[1], line.data(), line.size()), std::ssize(line));
+  char byte = 0;
+  ASSERT_EQ(::read(answers[0], &byte, 1), 1);  // it answers
+  ASSERT_EQ(truncate(path("t.memory").c_str(), 4096), 0);
+  for (int i = 0; i < 20; ++i) ASSERT_EQ(write(questions[1], line.data(), line.size()), std::ssize(line));
+  close(questions[1]);
+  while (::read(answers[0], &byte, 1) == 1) {
+  }
+  close(answers[0]);
+  EXPECT_EQ(exit_code(child), 2);
+  EXPECT_EQ(lines_in(read_file(path("t.err"))), 1) << read_file(path("t.err"));
+}
+
 TEST_F(MemoryProgram, KilledAtAnyMomentTheFileIsTheOldOrTheNewState) {
   write_words("long.txt", 3, 40000);
   write_words("more.txt", 4, 40000);
   Random random(stream_key({99}));
-  const auto arguments = [&](const std::string& command) {
-    std::istringstream in(command + " --threads 1");
-    return std::vector<std::string>{std::istream_iterator<std::string>(in), {}};
-  };
   const auto seconds_of = [&](const std::string& command) {
     const auto begin = std::chrono::steady_clock::now();
     expect_success(command);
@@ -188,7 +278,7 @@ TEST_F(MemoryProgram, KilledAtAnyMomentTheFileIsTheOldOrTheNewState) {
     const std::vector<int32_t> before = ids_in(kept);
     for (int turn = 0; turn < turns; ++turn) {
       fs::copy_file(path(kept), path(name), fs::copy_options::overwrite_existing);
-      ended += killed_after(arguments(command), static_cast<int64_t>(1000 * seconds * (.2 + random.uniform())));
+      ended += killed_after(words_of(command), static_cast<int64_t>(1000 * seconds * (.2 + random.uniform())));
       ++kills;
       const std::vector<int32_t> now = ids_in(name);
       ASSERT_TRUE(now == before || now == after) << command << ": " << now.size() << " tokens";
@@ -201,7 +291,7 @@ TEST_F(MemoryProgram, KilledAtAnyMomentTheFileIsTheOldOrTheNewState) {
   const std::vector<int32_t> whole = ids_in("whole.memory");
   const std::string read = "read " + model() + " " + path("long.txt") + " -o " + path("k.memory");
   for (int turn = 0; turn < 25; ++turn) {
-    if (killed_after(arguments(read), static_cast<int64_t>(1000 * read_seconds * (.2 + random.uniform())))) ++ended;
+    if (killed_after(words_of(read), static_cast<int64_t>(1000 * read_seconds * (.2 + random.uniform())))) ++ended;
     ++kills;
     if (fs::exists(path("k.memory.part"))) MemoryFile::open(path("k.memory.part"), false).verify();
     if (fs::exists(path("k.memory"))) {

@@ -121,6 +121,25 @@ TEST(Layering, OnlySlimTorchHeaders) {
   }
 }
 
+// Kernels compile in seconds without torch's headers, and every room compiles without CUDA's.
+TEST(Layering, CudaAndTorchMeetInHostFilesOnly) {
+  for (const fs::path& path : sources(kSource / "src/cairn")) {
+    const std::string name = path.filename().string(), extension = path.extension().string();
+    const bool kernel = extension == ".cu" || extension == ".cuh";
+    const bool host = name.ends_with("_cuda_host.cpp") || name.ends_with("launch.h");
+    for (const std::string& include : includes(path)) {
+      const bool cuda =
+          include.starts_with("c10/cuda/") || include.starts_with("ATen/cuda/") || include.starts_with("cuda") || include == "mma.h";
+      const bool torch = include.starts_with("torch/") || include.starts_with("ATen/") || include.starts_with("c10/");
+      if (kernel) {
+        EXPECT_FALSE(torch) << fs::relative(path, kSource) << " includes " << include;
+      } else if (!host) {
+        EXPECT_FALSE(cuda) << fs::relative(path, kSource) << " includes " << include << "; only .cu, *_cuda_host.cpp and launch.h may";
+      }
+    }
+  }
+}
+
 TEST(Layering, FilesStaySmall) {
   for (const char* top : {"src/cairn", "tests"}) {
     for (const fs::path& path : sources(kSource / top)) {

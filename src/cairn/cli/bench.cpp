@@ -22,6 +22,8 @@
 #include "cairn/ops/hsa/hsa.h"
 #include "cairn/ops/hsa/kernel.h"
 #include "cairn/ops/select/select.h"
+#include "cairn/train/bench_train.h"
+#include "cairn/train/config.h"
 
 namespace cairn {
 namespace {
@@ -145,6 +147,40 @@ int bench_ops(const OpsOptions& o) {
   return 0;
 }
 
+void add_bench_train(CLI::App* bench, Action* action) {
+  struct Settings {
+    std::string config;
+    std::vector<std::string> assignments;
+    TrainRun run;
+    BenchTrainOptions options;
+  };
+  const auto s = std::make_shared<Settings>();
+  CLI::App* train = bench->add_subcommand("train", "The training step in every phase of a configuration");
+  train->add_option("CONFIG", s->config, "configuration (TOML)")->required();
+  train->add_option("--set", s->assignments, "NAME=VALUE, after the file; may be repeated")
+      ->allow_extra_args(false)
+      ->type_name("NAME=VALUE");
+  train->add_option("--device", s->run.device, "cpu or cuda")->check(CLI::IsMember({"cpu", "cuda"}))->capture_default_str();
+  train->add_option("--threads", s->run.threads, "Threads (0: as many as LibTorch takes)")
+      ->check(CLI::Range(0, 1024))
+      ->capture_default_str();
+  train->add_option("--steps", s->options.steps, "Timed steps a phase")->check(CLI::Range(1, 10000))->capture_default_str();
+  train->add_flag("--kernels", s->options.kernels, "Also where a step's time goes, kernel by kernel (GPU)");
+  train->add_option("--rows", s->options.rows, "Rows of that table")->check(CLI::Range(1, 10000))->capture_default_str();
+  train->add_option("--json", s->options.json, "Also write the tables as JSON to this file");
+  train->callback([s, action] {
+    *action = [s] {
+      TrainConfig config;
+      OptionTable table;
+      config.declare(table);
+      table.load_toml(s->config);
+      for (const std::string& assignment : s->assignments) table.set(assignment);
+      bench_train(config, s->run, s->options);
+      return 0;
+    };
+  });
+}
+
 }  // namespace
 
 void add_bench(CLI::App& app, Action* action) {
@@ -181,6 +217,8 @@ void add_bench(CLI::App& app, Action* action) {
       return bench_read(*r);
     };
   });
+
+  add_bench_train(bench, action);
 
   auto m = std::make_shared<BenchMemoryOptions>();
   auto memory_length = std::make_shared<std::string>("1M");

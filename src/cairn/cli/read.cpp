@@ -35,10 +35,11 @@ int run(const Options& options) {
   OpenedModel opened = open_session(options.session, file ? file->root().compute : "");
   if (file) {
     file->require_maker(maker_of(opened));
+    if (options.force && reads_other_files(*file, reading.files)) file->root().reading.reset();  // begin anew; the next commit frees it
   } else {
     file.emplace(MemoryFile::create(part, maker_of(opened)));
   }
-  if (file->root().reading)
+  if (file->root().reading && !reads_other_files(*file, reading.files))
     std::fprintf(stderr, "cairn: going on at token %lld\n", static_cast<long long>(file->root().reading->memory.tokens));
 
   install_stop_handler();
@@ -78,7 +79,8 @@ void add_read(CLI::App& app, Action* action) {
   command->add_option("FILE", o->files, "text files, UTF-8, documents separated by NUL bytes; - is standard input")->required();
   command->add_option("-o,--output", o->output, "memory file (NAME.memory)")->required();
   command->add_flag("--append", o->append, "read the files behind the text of an existing memory");
-  command->add_flag("--force", o->force, "replace an existing memory file");
+  command->add_flag("--force", o->force,
+                    "replace an existing memory file, and an unfinished reading of other files (with --append: only the latter)");
   command->callback([o, action] { *action = [o] { return run(*o); }; });
 }
 

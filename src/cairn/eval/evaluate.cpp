@@ -44,13 +44,35 @@ int64_t choose_batch(const Reader& reader, const EvalPlan& plan, int64_t length)
 // Thrown by nothing but a stop request inside a cell; the cell is dropped.
 struct Stopped {};
 
+// The haystack window of one length that all cells evaluated by edits share: read by the first of them, bit for bit as it was after each.
+struct SharedReading {
+  const TokenSource* haystack = nullptr;
+  int64_t window = 0, before = 0;      // haystack token at position 0; tokens read, those before the longest tail
+  std::unique_ptr<ReaderState> state;  // null: not read yet
+
+  void plan_for(std::span<const EvalSample> samples) {
+    for (const EvalSample& sample : samples) {
+      const int64_t tail = std::ssize(sample.tail), hay = sample.length - tail;
+      if (haystack == nullptr) {
+        haystack = sample.haystack.get(), window = sample.haystack_begin, before = hay;
+      } else if (sample.haystack.get() != haystack) {
+        continue;
+      }
+      before = std::min(before, hay);
+      window = std::min(window, haystack->size() - hay);
+    }
+  }
+};
+
 class CellRunner {
  public:
-  CellRunner(Reader& reader, const Tokenizer& tokenizer, const EvalPlan& plan, std::vector<EvalSample> samples, EvalCell* cell)
+  CellRunner(Reader& reader, const Tokenizer& tokenizer, const EvalPlan& plan, std::vector<EvalSample> samples, SharedReading* shared,
+             EvalCell* cell)
       : reader_(reader),
         tokenizer_(tokenizer),
         plan_(plan),
         samples_(std::move(samples)),
+        shared_(*shared),
         cell_(cell),
         progress_(cell->task + " " + format_length(cell->length), std::ssize(samples_), "samples"),
         watch_(reader.device()) {}
@@ -77,7 +99,7 @@ class CellRunner {
   bool by_edits() const {
     if (plan_.edits == "off") return false;
     const bool shared =
-        std::all_of(samples_.begin(), samples_.end(), [&](const EvalSample& s) { return s.haystack == samples_[0].haystack; });
+        std::all_of(samples_.begin(), samples_.end(), [&](const EvalSample& s) { return s.haystack.get() == shared_.haystack; });
     if (plan_.edits == "on") return shared;
     return shared && cell_->length >= kEditsFrom && std::ssize(samples_) >= kEditsSamples;
   }
@@ -128,17 +150,18 @@ class CellRunner {
     }
   }
 
-  // docs/algorithm.md section 4, point 5: one reading of a shared window; for every sample the chunks that feel its needles are encoded
-  // again, the tail is asked, and what was there before comes back bit by bit.
+  // docs/algorithm.md section 4, point 5: one reading of a shared window, by the first cell of a length; for every sample the chunks that
+  // feel its needles are encoded again, the tail is asked, and what was there before comes back bit by bit.
   void run_by_edits() {
-    const int64_t before = cell_->length - longest_tail(samples_);
-    int64_t longest_hay = 0, window = samples_[0].haystack_begin;
-    for (const EvalSample& sample : samples_) longest_hay = std::max<int64_t>(longest_hay, sample.length - std::ssize(sample.tail));
-    window = std::min(window, samples_[0].haystack->size() - longest_hay);
+    const int64_t before = shared_.before, window = shared_.window;
     for (EvalSample& sample : samples_) sample.haystack_begin = window;
-    const auto state = reader_.new_reader_state(1);
-    read(*state, before, [&](int64_t, int64_t begin, std::span<int32_t> out) { samples_[0].haystack->read(window + begin, out); });
-    cell_->tokens_read += before;
+    if (!shared_.state) {
+      auto state = reader_.new_reader_state(1);
+      read(*state, before, [&](int64_t, int64_t begin, std::span<int32_t> out) { shared_.haystack->read(window + begin, out); });
+      cell_->tokens_read += before;
+      shared_.state = std::move(state);
+    }
+    ReaderState* const state = shared_.state.get();
     for (const EvalSample& sample : samples_) {
       std::vector<Reader::Replaced> replaced;
       for (const Edit& edit : sample.edits) {
@@ -180,6 +203,7 @@ class CellRunner {
   const Tokenizer& tokenizer_;
   const EvalPlan& plan_;
   std::vector<EvalSample> samples_;
+  SharedReading& shared_;
   EvalCell* cell_;
   Progress progress_;
   Stopwatch watch_;
@@ -215,15 +239,19 @@ std::vector<EvalCell> evaluate(Reader& reader, const TaskSet& tasks, const Token
   std::vector<EvalCell> cells;
   reader.use_memory(true);
   for (const int64_t length : lengths) {
-    for (const std::string& task : names) {
+    std::vector<std::vector<EvalSample>> samples(names.size());
+    SharedReading shared;
+    for (size_t n = 0; n < names.size(); ++n) {
+      for (int64_t i = 0; i < plan.samples; ++i) samples[n].push_back(tasks.eval_sample(names[n], plan.seed, i, length, plan.haystack));
+      if (plan.haystack) shared.plan_for(samples[n]);
+    }
+    for (size_t n = 0; n < names.size(); ++n) {
       EvalCell cell;
-      cell.task = task;
+      cell.task = names[n];
       cell.length = length;
-      cell.chance = chance_level(task);
-      std::vector<EvalSample> samples;
-      for (int64_t i = 0; i < plan.samples; ++i) samples.push_back(tasks.eval_sample(task, plan.seed, i, length, plan.haystack));
+      cell.chance = chance_level(names[n]);
       try {
-        CellRunner(reader, tokenizer, plan, std::move(samples), &cell).run();
+        CellRunner(reader, tokenizer, plan, std::move(samples[n]), &shared, &cell).run();
       } catch (const Stopped&) {
         reader.use_memory(true);
         return cells;

@@ -28,8 +28,8 @@ struct EvalPlan {
   std::shared_ptr<const TokenSource> haystack;  // null: the task's own (word_pairs)
   int64_t batch = 0;                            // rows read together; 0: what fits and pays
   bool floor = true;
-  // Read a haystack window once for all samples of a cell, overwrite the needles, ask, restore: on | off | auto (long cells). The samples
-  // of such a cell share one window; read one by one each has its own.
+  // Read a haystack window once for all samples and tasks of a length, overwrite the needles, ask, restore: on | off | auto (long cells).
+  // All samples of such cells share one window; read one by one each has its own.
   std::string edits = "auto";
   bool diagnose = false;  // fill EvalCell::diagnosis; every sample's tail is asked several times more
 };
@@ -64,7 +64,7 @@ struct EvalCell {
   // By the allocator of a GPU: the most that was held during the cell (floors not counted), and what was held at its end.
   std::optional<int64_t> device_peak_bytes, device_current_bytes;
   int64_t tokens_read = 0;     // tokens that went through the lower half in that time
-  bool shared_window = false;  // by edits of one window
+  bool shared_window = false;  // by edits of one window, which the first such cell of a length reads
 };
 
 // Raises UserError (unknown task, haystack too short, length too short) and ResourceError before any work.

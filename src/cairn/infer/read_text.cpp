@@ -1,6 +1,7 @@
 #include "cairn/infer/read_text.h"
 
 #include <ATen/ops/empty.h>
+#include <fmt/format.h>
 
 #include <algorithm>
 #include <chrono>
@@ -14,6 +15,7 @@
 #include <utility>
 
 #include "cairn/core/error.h"
+#include "cairn/core/files.h"
 #include "cairn/text/text_parts.h"
 
 namespace cairn {
@@ -21,6 +23,7 @@ namespace {
 
 constexpr int64_t kRoundBytes = int64_t{1} << 20;  // of text that is tokenized at a time
 constexpr size_t kRoundsAhead = 4;
+constexpr int64_t kBytesOfToken = 2;  // of its id in the file; 4 in large vocabularies, which is small beside keys and values
 
 // Rounds of parts, made by a thread of its own, a few ahead of what is taken.
 class PartsAhead {
@@ -89,6 +92,16 @@ class PartsAhead {
   std::thread thread_;  // last: it uses all of the above
 };
 
+std::vector<ReadingIndex::Source> reading_sources(const std::vector<fs::path>& files) {
+  std::vector<ReadingIndex::Source> sources;
+  for (const fs::path& path : files) {
+    std::error_code error;
+    const bool regular = path != "-" && fs::is_regular_file(path, error);
+    sources.push_back({path.string(), regular ? static_cast<int64_t>(fs::file_size(path, error)) : 0});
+  }
+  return sources;
+}
+
 class TextReading {
  public:
   TextReading(const Reader& reader, MemoryFile& file, const Tokenizer& tokenizer, const ReadTextOptions& options)
@@ -97,7 +110,7 @@ class TextReading {
         options_(options),
         chunk_(reader.model().config().chunk),
         separator_(document_separator(tokenizer)),
-        sources_(sources_of(options.files)) {
+        sources_(reading_sources(options.files)) {
     if (!file.root().reading) {
       file.root().reading = ReadingIndex{};
       if (file.root().memory) file.root().reading->memory = *file.root().memory;
@@ -105,8 +118,9 @@ class TextReading {
     } else if (file.root().reading->sources != sources_) {
       std::string names;
       for (const auto& source : file.root().reading->sources) names += " " + source.path;
-      throw UserError("{}: a reading of other files is not finished in it:{}; give the same files (unchanged) to go on",
-                      file.path().string(), names);
+      throw UserError(
+          "{}: a reading of other files is not finished in it:{}; give the same files (unchanged) to go on, or --force to discard it",
+          file.path().string(), names);
     }
     const ReadingIndex& reading = *file.root().reading;
     text_ = file.load_end(reading.memory, reader.device());
@@ -164,16 +178,6 @@ class TextReading {
   }
 
  private:
-  static std::vector<ReadingIndex::Source> sources_of(const std::vector<fs::path>& files) {
-    std::vector<ReadingIndex::Source> sources;
-    for (const fs::path& path : files) {
-      std::error_code error;
-      const bool regular = path != "-" && fs::is_regular_file(path, error);
-      sources.push_back({path.string(), regular ? static_cast<int64_t>(fs::file_size(path, error)) : 0});
-    }
-    return sources;
-  }
-
   void feed(std::span<const int32_t> ids) {
     text_.tokens.append(ids);
     const at::Tensor tokens = at::empty({1, std::ssize(ids)}, at::kInt);
@@ -252,6 +256,28 @@ class TextReading {
 
 }  // namespace
 
+namespace {
+
+// Refuses a text whose memory will not fit on the disk, judged by the first round: its tokens a byte hold for the rest, give or take a
+// quarter.
+void require_space(const ModelConfig& config, const MemoryFile& file, const std::vector<TextPart>& round, int64_t bytes_left) {
+  int64_t tokens = 0, bytes = 0;
+  for (const TextPart& part : round) tokens += std::ssize(part.ids), bytes += part.bytes;
+  if (bytes == 0 || bytes_left <= 0) return;
+  const double expected = static_cast<double>(tokens) / static_cast<double>(bytes) * static_cast<double>(bytes_left);
+  const auto chunks = static_cast<int64_t>(0.75 * expected) / config.chunk;
+  const int64_t size =
+      ChunkMemory::bytes_for(config, 1, chunks, file.root().compute == "fp32" ? 4 : 2) + chunks * config.chunk * kBytesOfToken;
+  require_free_space(file.path().has_parent_path() ? file.path().parent_path() : fs::path("."), size,
+                     fmt::format("the memory of about {:.3g} M tokens", expected / 1e6));
+}
+
+}  // namespace
+
+bool reads_other_files(const MemoryFile& file, const std::vector<fs::path>& files) {
+  return file.root().reading && file.root().reading->sources != reading_sources(files);
+}
+
 ReadTextResult read_text(const Reader& reader, MemoryFile& file, std::shared_ptr<const Tokenizer> tokenizer, const ReadTextOptions& options,
                          const std::function<bool(const ReadTextProgress&)>& progress) {
   TextReading reading(reader, file, *tokenizer, options);
@@ -264,10 +290,11 @@ ReadTextResult read_text(const Reader& reader, MemoryFile& file, std::shared_ptr
     now.tokens = reading.tokens();
     return !progress || progress(now);
   };
-  bool go_on = tell();
+  bool go_on = tell(), first = true;
   while (go_on) {
     const auto round = ahead.take();
     if (!round) break;
+    if (std::exchange(first, false)) require_space(reader.model().config(), file, *round, now.bytes_total - now.bytes_done);
     for (const TextPart& part : *round) {
       reading.add(part, ahead.source_name(part.begin.source));
       now.bytes_done += part.bytes;

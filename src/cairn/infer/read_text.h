@@ -30,8 +30,12 @@ struct ReadTextResult {
 
 // Reads the files behind the file's memory (an empty one at first). A reading that was killed or stopped goes on if the files are the same;
 // UserError if they are others. The file's memory changes at the end, in one commit: until then readers see the old one. progress returns
-// false to stop. ResourceError: the disk is full (the file then holds its last commit).
+// false to stop. ResourceError: the disk is full (the file then holds its last commit), or will be, by the tokens a byte of the first
+// megabyte (before anything is read).
 ReadTextResult read_text(const Reader& reader, MemoryFile& file, std::shared_ptr<const Tokenizer> tokenizer, const ReadTextOptions& options,
                          const std::function<bool(const ReadTextProgress&)>& progress = {});
+
+// Whether the file holds an unfinished reading of other files than these (or of changed ones).
+bool reads_other_files(const MemoryFile& file, const std::vector<fs::path>& files);
 
 }  // namespace cairn

@@ -7,6 +7,7 @@
 #include <ATen/ops/pow.h>
 
 #include "cairn/ops/norm/norm.h"
+#include "cairn/ops/split/split.h"
 #include "cairn/ops/swiglu/swiglu.h"
 #include "cairn/ops/window/window.h"
 
@@ -24,11 +25,10 @@ Projected project(const at::Tensor& x, const Weights& weights, const std::string
   if (weights.contains(prefix + ".q_proj.bias")) bias = weights.joined(prefix, {".q", ".k", ".v"}, "_proj.bias");
   const at::Tensor joined = at::linear(h, weights.joined(prefix, {".q", ".k", ".v"}, "_proj.weight"), bias);
   const int64_t B = x.size(0), L = x.size(1), q_width = c.heads * c.head_dim, kv_width = c.kv_heads * c.head_dim;
-  const auto part = [&](int64_t begin, int64_t width) {
-    return joined.narrow(-1, begin, width).view({B, L, width / c.head_dim, c.head_dim});
-  };
-  return {norm_rotate(part(0, q_width), weights.vector(prefix + ".q_norm.weight"), rotary),
-          norm_rotate(part(q_width, kv_width), weights.vector(prefix + ".k_norm.weight"), rotary), part(q_width + kv_width, kv_width)};
+  const std::vector<at::Tensor> parts = split_columns(joined, {q_width, kv_width, kv_width});
+  const auto heads = [&](const at::Tensor& t) { return t.view({B, L, t.size(2) / c.head_dim, c.head_dim}); };
+  return {norm_rotate(heads(parts[0]), weights.vector(prefix + ".q_norm.weight"), rotary),
+          norm_rotate(heads(parts[1]), weights.vector(prefix + ".k_norm.weight"), rotary), heads(parts[2])};
 }
 
 at::Tensor output(const at::Tensor& attended, const Weights& weights, const std::string& prefix) {
@@ -68,7 +68,7 @@ at::Tensor window_attention_block(const at::Tensor& x, const Weights& weights, c
 at::Tensor mlp_block(const at::Tensor& x, const Weights& weights, const std::string& prefix, int64_t width) {
   const at::Tensor h = rms_norm(x, weights.vector(prefix + ".norm.weight"), weights.compute());
   const at::Tensor both = at::linear(h, weights.joined(prefix, {".gate", ".up"}, "_proj.weight"));
-  return at::linear(swiglu(both.narrow(-1, 0, width), both.narrow(-1, width, width)), weights.matrix(prefix + ".down_proj.weight"));
+  return at::linear(swiglu(both), weights.matrix(prefix + ".down_proj.weight"));
 }
 
 at::Tensor encoder_layer(const at::Tensor& x, const Weights& weights, const std::string& prefix, const ModelConfig& c,
@@ -98,9 +98,10 @@ ChunkEncoding encode_chunks(const at::Tensor& x, const Weights& weights, const M
   out.landmarks = landmarks.view({B, C, Q, c.retrieval_dim / Q});
   const int64_t kv_width = c.memory_kv_heads * c.head_dim;
   const at::Tensor kv = at::linear(body, weights.joined("chunk.", {"k", "v"}, "_proj.weight"));
-  const auto part = [&](int64_t begin) { return kv.narrow(-1, begin, kv_width).reshape({B, C * S, c.memory_kv_heads, c.head_dim}); };
-  out.k = norm_rotate(part(0), weights.vector("chunk.k_norm.weight"), {});
-  out.v = part(kv_width);
+  const std::vector<at::Tensor> parts = split_columns(kv, {kv_width, kv_width});
+  const auto heads = [&](const at::Tensor& t) { return t.reshape({B, C * S, c.memory_kv_heads, c.head_dim}); };
+  out.k = norm_rotate(heads(parts[0]), weights.vector("chunk.k_norm.weight"), {});
+  out.v = heads(parts[1]);
   return out;
 }
 

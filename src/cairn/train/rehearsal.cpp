@@ -13,50 +13,9 @@
 #include "cairn/eval/resources.h"
 #include "cairn/train/estimate.h"
 #include "cairn/train/journal.h"
-#include "cairn/train/optimizer.h"
-#include "cairn/train/setup.h"
-#include "cairn/train/step.h"
+#include "cairn/train/stage.h"
 
 namespace cairn {
-namespace {
-
-// Everything a rehearsal steps with.
-struct Stage {
-  at::Device device;
-  c10::OptionalDeviceGuard guard;
-  Materials materials;
-  std::shared_ptr<Model> model;
-  std::unique_ptr<Optimizer> optimizer;
-  std::shared_ptr<World> world = World::single();
-
-  Stage(const TrainConfig& config, const TrainRun& run) : device(open_device(run.device)) {
-    config.validate();
-    if (run.world->size() > 1) throw UserError("a rehearsal is for one process; unset WORLD_SIZE");
-    if (run.threads > 0) at::set_num_threads(static_cast<int>(run.threads));
-    if (device.is_cuda()) guard.reset_device(device);
-    materials = open_materials(config);
-  }
-  void build(const TrainConfig& config) {
-    model = make_model(config, device);
-    optimizer = std::make_unique<Optimizer>(model->parameters(), config.train);
-  }
-  // Returns the cross-entropy; waits for the device.
-  double step(const TrainConfig& config, const Batch& batch, const Moment& moment) {
-    model->parameters()->zero_gradients();
-    const StepLosses losses = step_losses(*model, batch, moment, compute_type(config), config.train.gumbel ? 1 : 0, world);
-    losses.total.backward();
-    optimizer->step(moment.lr, losses.total);
-    return losses.cross_entropy.item<double>();
-  }
-  Batch batch(const TrainConfig& config, int64_t sequences, int64_t length) const {
-    return make_batch(*materials.tasks, materials.task_names, static_cast<uint64_t>(config.train.seed), 0, sequences, length,
-                      config.model.chunk)
-        .to(device);
-  }
-};
-
-}  // namespace
-
 void dry_run(const TrainConfig& config, const TrainRun& run) {
   Stage stage(config, run);
   const MemoryEstimate memory = estimate_memory(config, 1);
@@ -75,15 +34,8 @@ void dry_run(const TrainConfig& config, const TrainRun& run) {
 
   // One step to warm up and one to time, for every phase. On a CPU a part of a batch shows the speed as well as a whole one.
   double begin = 0, seconds = 0;
-  Schedule schedule(config);
   for (const Phase& phase : config.phases()) {
-    Moment moment = schedule.at(config.train.warmup_steps);
-    moment.length = phase.length;
-    moment.top_k = phase.top_k;
-    const auto middle = (begin + phase.end) / 2;
-    if (!config.train.alpha_ramp.empty()) moment.alpha = middle < config.train.alpha_ramp[1] ? 0.5 : config.model.alpha;
-    moment.distillation_weight = config.train.distillation_weight * moment.alpha;
-    moment.route_weight = middle >= config.train.route_from ? config.train.route_weight : 0;
+    const Moment moment = moment_of(config, phase, begin);
     const int64_t all = config.train.batch_tokens / phase.length;
     const int64_t sequences = stage.device.is_cpu() ? std::min(all, std::max<int64_t>(1, 8192 / phase.length)) : all;
     const Batch batch = stage.batch(config, sequences, phase.length);

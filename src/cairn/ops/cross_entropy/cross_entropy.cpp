@@ -15,6 +15,7 @@
 
 #include "cairn/core/error.h"
 #include "cairn/ops/cross_entropy/kernels.h"
+#include "cairn/ops/cuda/kernels.h"
 #include "cairn/ops/simd/isa.h"
 
 namespace cairn {
@@ -25,9 +26,11 @@ using torch::autograd::variable_list;
 
 constexpr int64_t kGrain = 16384;  // logits a thread takes at least
 
-// Numbers of a block of logits: 4 MB in fp32 on a CPU, so that they stay in its caches; 512 MB on a GPU, where larger products pay.
+// Numbers of a block of logits: 4 MB in fp32 on a CPU, 32 MB on a GPU with kernels of our own, so that they stay in its caches; 512 MB on
+// a GPU without, where fewer and larger operators pay.
 int64_t block_rows(const at::Tensor& embedding) {
-  const int64_t numbers = embedding.is_cuda() ? int64_t{1} << 27 : int64_t{1} << 20;
+  const bool kernels = embedding.is_cuda() && cuda_kernels() != nullptr && cuda_kernels()->cross_entropy_supports != nullptr;
+  const int64_t numbers = kernels ? int64_t{1} << 23 : embedding.is_cuda() ? int64_t{1} << 27 : int64_t{1} << 20;
   return std::clamp<int64_t>(numbers / std::max<int64_t>(1, embedding.size(0)), 64, 16384);
 }
 
@@ -46,6 +49,11 @@ at::Tensor logits_of(const at::Tensor& hidden, const at::Tensor& embedding) {
 struct Statistics {
   at::Tensor loss, correct, lse;
 };
+
+const CudaKernels* kernels_for(const at::Tensor& logits) {
+  const CudaKernels* own = logits.is_cuda() ? cuda_kernels() : nullptr;
+  return own != nullptr && own->cross_entropy_supports != nullptr && own->cross_entropy_supports(logits) ? own : nullptr;
+}
 
 bool has_kernels(const at::Tensor& logits) { return logits.is_cpu() && logits.scalar_type() == at::kFloat; }
 
@@ -96,6 +104,11 @@ Statistics forward_of(const at::Tensor& hidden, const at::Tensor& embedding_give
       continue;
     }
     at::Tensor lse = s.lse.narrow(0, r, n);
+    if (const CudaKernels* own = kernels_for(logits)) {
+      at::Tensor loss = s.loss.narrow(0, r, n), correct = s.correct.narrow(0, r, n);
+      own->cross_entropy_statistics(logits, goal, lse, loss, correct);
+      continue;
+    }
     lse.copy_(at::logsumexp(logits, {1}));
     s.loss.narrow(0, r, n).copy_(lse - logits.gather(1, goal.unsqueeze(1)).squeeze(1));
     s.correct.narrow(0, r, n).copy_(at::argmax(logits, 1) == goal);
@@ -125,7 +138,9 @@ struct CrossEntropyFunction : torch::autograd::Function<CrossEntropyFunction> {
       const int64_t n = std::min(block, rows - r);
       const at::Tensor h = hidden.narrow(0, r, n), g = grads[0].narrow(0, r, n).to(type).contiguous();
       at::Tensor d = logits_of(h, embedding);
-      if (has_kernels(d)) {
+      if (const CudaKernels* own = kernels_for(d)) {
+        d = own->cross_entropy_gradient(d, lse.narrow(0, r, n), target.narrow(0, r, n), g, embedding.scalar_type());
+      } else if (has_kernels(d)) {
         gradient_of(d, lse.narrow(0, r, n), target.narrow(0, r, n), g);
       } else {
         d.sub_(lse.narrow(0, r, n).unsqueeze(1)).exp_().mul_(g.unsqueeze(1));

@@ -8,6 +8,7 @@
 #include <optional>
 
 #include "cairn/core/error.h"
+#include "cairn/ops/cuda/kernels.h"
 #include "cairn/ops/norm/fused.h"
 
 namespace cairn {
@@ -16,8 +17,14 @@ namespace {
 using torch::autograd::AutogradContext;
 using torch::autograd::variable_list;
 
+const CudaKernels* kernels_for(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& cosine, at::ScalarType out) {
+  const CudaKernels* own = x.is_cuda() ? cuda_kernels() : nullptr;
+  return own != nullptr && own->norm_supports != nullptr && own->norm_supports(x, weight, cosine, out) ? own : nullptr;
+}
+
 NormForward forward_of(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& cosine, const at::Tensor& sine,
                        at::ScalarType out) {
+  if (const CudaKernels* own = kernels_for(x, weight, cosine, out)) return {own->norm_forward(x, weight, cosine, sine, out), {}};
   return x.is_cuda() ? norm_forward_cuda(x, weight, cosine, sine, out) : norm_forward_cpu(x, weight, cosine, sine, out);
 }
 
@@ -32,6 +39,10 @@ struct NormFunction : torch::autograd::Function<NormFunction> {
   }
   static variable_list backward(AutogradContext* context, variable_list grads) {
     const variable_list saved = context->get_saved_variables();
+    if (const CudaKernels* own = kernels_for(saved[0], saved[1], saved[2], grads[0].scalar_type())) {
+      const auto [dx, dw] = own->norm_backward(grads[0], saved[0], saved[1], saved[2], saved[3]);
+      return {dx, dw, {}, {}, {}};
+    }
     const auto [dx, dw] = saved[0].is_cuda() ? norm_backward_cuda(grads[0], saved[0], saved[1], saved[2], saved[3], saved[4])
                                              : norm_backward_cpu(grads[0], saved[0], saved[1], saved[2], saved[3]);
     return {dx, dw, {}, {}, {}};

@@ -15,6 +15,7 @@
 #include <tuple>
 
 #include "cairn/core/error.h"
+#include "cairn/ops/cuda/kernels.h"
 #include "cairn/ops/select/few_rows.h"
 #include "cairn/ops/select/noise.h"
 
@@ -193,6 +194,10 @@ Selection select_chunks(const at::Tensor& rq_in, const std::vector<at::Tensor>& 
   CAIRN_CHECK(C < (int64_t{1} << 31), "{} chunks", C);
   const int64_t B = rq.size(0), L = rq.size(1), Q = rq.size(2), n = std::min(top_k, C);
   if (n > 0 && L > 0 && few_rows_serve(rq, pages)) return select_few_rows(rq, pages, n, visibility);
+  const CudaKernels* kernels = n > 0 && L > 0 && rq.is_cuda() ? cuda_kernels() : nullptr;
+  if (kernels != nullptr && kernels->select_supports != nullptr && kernels->select_supports(rq, pages, n, visibility)) {
+    return kernels->select_chunks(rq, pages, n, visibility);
+  }
   const int64_t rows = 2048;
   std::vector<at::Tensor> index, score;
   for (int64_t t = 0; t < L && n > 0; t += rows) {

@@ -3,6 +3,7 @@
 #include <ATen/Parallel.h>
 #include <ATen/TensorOperators.h>
 #include <ATen/core/grad_mode.h>
+#include <ATen/ops/cat.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/silu.h>
 #include <ATen/ops/silu_backward.h>
@@ -12,6 +13,7 @@
 #include <tuple>
 
 #include "cairn/core/error.h"
+#include "cairn/ops/cuda/kernels.h"
 #include "cairn/ops/simd/isa.h"
 #include "cairn/ops/swiglu/kernels.h"
 
@@ -87,6 +89,33 @@ struct SwigluFunction : torch::autograd::Function<SwigluFunction> {
   }
 };
 
+// The last dimension's halves.
+at::Tensor gate_of(const at::Tensor& both) { return both.narrow(-1, 0, both.size(-1) / 2); }
+at::Tensor up_of(const at::Tensor& both) { return both.narrow(-1, both.size(-1) / 2, both.size(-1) / 2); }
+
+const CudaKernels* kernels_for(const at::Tensor& both) {
+  const CudaKernels* own = both.is_cuda() ? cuda_kernels() : nullptr;
+  return own != nullptr && own->swiglu_supports != nullptr && own->swiglu_supports(both) ? own : nullptr;
+}
+
+at::Tensor forward_of(const at::Tensor& both) {
+  if (const CudaKernels* own = kernels_for(both)) return own->swiglu_forward(both);
+  return forward_of(gate_of(both), up_of(both));
+}
+
+struct JointSwigluFunction : torch::autograd::Function<JointSwigluFunction> {
+  static at::Tensor forward(AutogradContext* context, const at::Tensor& both) {
+    context->save_for_backward({both});
+    return forward_of(both);
+  }
+  static variable_list backward(AutogradContext* context, variable_list grads) {
+    const at::Tensor both = context->get_saved_variables()[0];
+    if (const CudaKernels* own = kernels_for(both)) return {own->swiglu_backward(grads[0], both)};
+    const auto [dgate, dup] = backward_of(grads[0], gate_of(both), up_of(both));
+    return {at::cat({dgate, dup}, -1)};
+  }
+};
+
 }  // namespace
 
 const SwigluKernels& swiglu_kernels() {
@@ -106,6 +135,14 @@ at::Tensor swiglu(const at::Tensor& gate, const at::Tensor& up) {
   if (!served) return swiglu_reference(gate, up);
   if (at::GradMode::is_enabled() && (gate.requires_grad() || up.requires_grad())) return SwigluFunction::apply(gate, up);
   return forward_of(gate, up);
+}
+
+at::Tensor swiglu(const at::Tensor& both) {
+  CAIRN_CHECK(both.dim() >= 1 && both.size(-1) % 2 == 0, "swiglu: {} columns are no two halves", both.dim() ? both.size(-1) : 0);
+  const bool served = (both.is_cpu() || both.is_cuda()) && (both.scalar_type() == at::kFloat || both.scalar_type() == at::kBFloat16);
+  if (!served) return swiglu_reference(gate_of(both), up_of(both));
+  if (at::GradMode::is_enabled() && both.requires_grad()) return JointSwigluFunction::apply(both);
+  return forward_of(both);
 }
 
 }  // namespace cairn
