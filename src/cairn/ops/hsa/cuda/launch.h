@@ -10,7 +10,7 @@ namespace cairn::hsa_cuda {
 
 // Bytes of workspace for sorting `pairs` pairs, and the sort: fills keys and values (each 2 * pairs numbers: two buffers), zeroes
 // `counters` (bytes), and sets p.keys and p.pairs to the sorted lists.
-size_t inversion_workspace_bytes(int64_t pairs, uint32_t most_key);
+size_t inversion_workspace_bytes(int64_t pairs);
 cudaError_t launch_inversion(Params* p, uint32_t* keys, uint32_t* values, void* workspace, size_t workspace_bytes, void* counters,
                              size_t counter_bytes, cudaStream_t stream);
 
@@ -19,6 +19,12 @@ template <int kD>
 cudaError_t launch_forward(const Params& p, int processors, cudaStream_t stream);
 template <int kD>
 cudaError_t launch_backward(const Params& p, int processors, cudaStream_t stream);
+
+// The forward for few rows of queries, without inversion and workspace; needs the sizes (R too), q, k, v, index, weight, o, lse.
+cudaError_t launch_few_rows(const Params& p, cudaStream_t stream);
+
+// Whether the current device runs the machine code for compute capability 9.0a; what is compiled from PTX elsewhere has empty kernels.
+bool runs_here();
 
 // dk, dv (bf16, [B,M,G,D] contiguous) from the fp32 sums of the backward; keys from C*S on become zero.
 cudaError_t launch_finish_keys(const Params& p, int64_t M, void* dk, void* dv, cudaStream_t stream);

@@ -54,6 +54,12 @@ bool plan_possible(const Params& p, bool backward) {
   return p.B * p.L * p.Gi * p.N * p.G <= kMost32 / 2 && kReduceRows * p.Gi * p.N <= kMostReduceSlots && p.B * p.Gi * p.C < kMost32 / 2 && p.C * p.S <= kMost32 && p.L <= kMost32;
 }
 
+bool few_rows(const Params& p) {
+  constexpr int64_t kFewPairs = 2048;  // tiles of 16 heads; measured on an H200
+  const int64_t pairs = p.B * p.L * p.N * p.G * ceil_div(p.H / p.G, 16);
+  return pairs <= kFewPairs || p.L * p.N * 2 < p.C;
+}
+
 Workspace plan(Params* p, bool backward, int processors, const PlanOptions& options) {
   const int64_t rows = p->B * p->L, R = p->H / p->G, tile_pairs = kTileRows / R, key_blocks = key_blocks_of(*p);
   p->R = static_cast<int32_t>(R);

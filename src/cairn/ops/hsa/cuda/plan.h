@@ -22,6 +22,10 @@ struct Workspace {
 // Whether the kernels take these sizes at all: D, R, S, and numbers of pairs and keys that fit 32 bits.
 bool plan_possible(const Params& p, bool backward);
 
+// Whether the forward is better off with launch_few_rows: so few pairs that hardly two of them share a chunk, or that the launches of the
+// inversion would take longer than the work.
+bool few_rows(const Params& p);
+
 // Fills the order of work in *p from the sizes there (shapes set, tensors not needed).
 Workspace plan(Params* p, bool backward, int processors, const PlanOptions& options = {});
 
