@@ -17,6 +17,7 @@
 #include "cairn/core/error.h"
 #include "cairn/core/files.h"
 #include "cairn/core/random.h"
+#include "cairn/eval/bench_gpu.h"
 #include "cairn/eval/bench_memory.h"
 #include "cairn/eval/bench_read.h"
 #include "cairn/ops/hsa/hsa.h"
@@ -31,7 +32,7 @@ namespace {
 constexpr int64_t kSeed = 1;
 
 struct OpsOptions {
-  std::string json;
+  std::string json, device = "cpu", only;
   int64_t threads = 0;
   int64_t rounds = 7;
   int64_t length = 4096, heads = 16, kv_heads = 1, head_dim = 64, chunk = 64, top_k = 8;
@@ -98,6 +99,7 @@ void add_attention(const OpsOptions& o, const std::string& name, int64_t length,
 }
 
 int bench_ops(const OpsOptions& o) {
+  if (o.device == "cuda") return bench_gpu({o.json, o.only, o.rounds});
   if (o.heads % o.kv_heads != 0) throw UserError("--heads {} is no multiple of --kv-heads {}", o.heads, o.kv_heads);
   if (o.threads > 0) at::set_num_threads(static_cast<int>(o.threads));
   std::vector<Line> lines;
@@ -189,6 +191,10 @@ void add_bench(CLI::App& app, Action* action) {
   CLI::App* ops = bench->add_subcommand("ops", "Operators against the rate of a matrix product");
   const auto o = std::make_shared<OpsOptions>();
   ops->add_option("--json", o->json, "Also write the table as JSON to this file");
+  ops->add_option("--device", o->device, "cpu, or cuda: kernels at fixed shapes, beside the plain paths and the machine's limits")
+      ->check(CLI::IsMember({"cpu", "cuda"}))
+      ->capture_default_str();
+  ops->add_option("--only", o->only, "cuda: lines whose name contains this");
   ops->add_option("--threads", o->threads, "Threads (0: as many as LibTorch takes)")->check(CLI::Range(0, 1024))->capture_default_str();
   ops->add_option("--turns", o->rounds, "Measured turns")->check(CLI::Range(1, 1000))->capture_default_str();
   ops->add_option("--length", o->length, "Tokens L")->check(CLI::Range(1, 1 << 20))->capture_default_str();

@@ -5,9 +5,10 @@
 #include <ATen/ops/cat.h>
 #include <ATen/ops/linear.h>
 #include <ATen/ops/pow.h>
+#include <ATen/ops/split_with_sizes.h>
 
+#include "cairn/core/error.h"
 #include "cairn/ops/norm/norm.h"
-#include "cairn/ops/split/split.h"
 #include "cairn/ops/swiglu/swiglu.h"
 #include "cairn/ops/window/window.h"
 
@@ -25,10 +26,11 @@ Projected project(const at::Tensor& x, const Weights& weights, const std::string
   if (weights.contains(prefix + ".q_proj.bias")) bias = weights.joined(prefix, {".q", ".k", ".v"}, "_proj.bias");
   const at::Tensor joined = at::linear(h, weights.joined(prefix, {".q", ".k", ".v"}, "_proj.weight"), bias);
   const int64_t B = x.size(0), L = x.size(1), q_width = c.heads * c.head_dim, kv_width = c.kv_heads * c.head_dim;
-  const std::vector<at::Tensor> parts = split_columns(joined, {q_width, kv_width, kv_width});
-  const auto heads = [&](const at::Tensor& t) { return t.view({B, L, t.size(2) / c.head_dim, c.head_dim}); };
-  return {norm_rotate(heads(parts[0]), weights.vector(prefix + ".q_norm.weight"), rotary),
-          norm_rotate(heads(parts[1]), weights.vector(prefix + ".k_norm.weight"), rotary), heads(parts[2])};
+  // Split, not narrowed: the gradients of the parts then become one tensor at once, without zeros and sums.
+  const std::vector<at::Tensor> part = joined.split_with_sizes({q_width, kv_width, kv_width}, -1);
+  const auto heads = [&](const at::Tensor& x) { return x.view({B, L, x.size(-1) / c.head_dim, c.head_dim}); };
+  return {norm_rotate(heads(part[0]), weights.vector(prefix + ".q_norm.weight"), rotary),
+          norm_rotate(heads(part[1]), weights.vector(prefix + ".k_norm.weight"), rotary), heads(part[2])};
 }
 
 at::Tensor output(const at::Tensor& attended, const Weights& weights, const std::string& prefix) {
@@ -68,7 +70,8 @@ at::Tensor window_attention_block(const at::Tensor& x, const Weights& weights, c
 at::Tensor mlp_block(const at::Tensor& x, const Weights& weights, const std::string& prefix, int64_t width) {
   const at::Tensor h = rms_norm(x, weights.vector(prefix + ".norm.weight"), weights.compute());
   const at::Tensor both = at::linear(h, weights.joined(prefix, {".gate", ".up"}, "_proj.weight"));
-  return at::linear(swiglu(both), weights.matrix(prefix + ".down_proj.weight"));
+  CAIRN_CHECK(both.size(-1) == 2 * width, "gate and up of {} numbers, width {}", both.size(-1), width);
+  return at::linear(swiglu_joint(both), weights.matrix(prefix + ".down_proj.weight"));
 }
 
 at::Tensor encoder_layer(const at::Tensor& x, const Weights& weights, const std::string& prefix, const ModelConfig& c,
@@ -97,11 +100,11 @@ ChunkEncoding encode_chunks(const at::Tensor& x, const Weights& weights, const M
   if (c.landmark_norm) landmarks = head_rms_norm(landmarks, weights.vector("chunk.landmark_norm.weight"), Q);
   out.landmarks = landmarks.view({B, C, Q, c.retrieval_dim / Q});
   const int64_t kv_width = c.memory_kv_heads * c.head_dim;
-  const at::Tensor kv = at::linear(body, weights.joined("chunk.", {"k", "v"}, "_proj.weight"));
-  const std::vector<at::Tensor> parts = split_columns(kv, {kv_width, kv_width});
-  const auto heads = [&](const at::Tensor& t) { return t.reshape({B, C * S, c.memory_kv_heads, c.head_dim}); };
-  out.k = norm_rotate(heads(parts[0]), weights.vector("chunk.k_norm.weight"), {});
-  out.v = heads(parts[1]);
+  const std::vector<at::Tensor> kv =
+      at::linear(body, weights.joined("chunk.", {"k", "v"}, "_proj.weight")).split_with_sizes({kv_width, kv_width}, -1);
+  const auto heads = [&](const at::Tensor& x) { return x.reshape({B, C * S, c.memory_kv_heads, c.head_dim}); };
+  out.k = norm_rotate(heads(kv[0]), weights.vector("chunk.k_norm.weight"), {});
+  out.v = heads(kv[1]);
   return out;
 }
 

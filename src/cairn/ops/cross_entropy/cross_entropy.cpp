@@ -26,11 +26,9 @@ using torch::autograd::variable_list;
 
 constexpr int64_t kGrain = 16384;  // logits a thread takes at least
 
-// Numbers of a block of logits: 4 MB in fp32 on a CPU, 32 MB on a GPU with kernels of our own, so that they stay in its caches; 512 MB on
-// a GPU without, where fewer and larger operators pay.
+// Numbers of a block of logits: 4 MB in fp32 on a CPU, so that they stay in its caches; 512 MB on a GPU, where larger products pay.
 int64_t block_rows(const at::Tensor& embedding) {
-  const bool kernels = embedding.is_cuda() && cuda_kernels() != nullptr && cuda_kernels()->cross_entropy_supports != nullptr;
-  const int64_t numbers = kernels ? int64_t{1} << 23 : embedding.is_cuda() ? int64_t{1} << 27 : int64_t{1} << 20;
+  const int64_t numbers = embedding.is_cuda() ? int64_t{1} << 27 : int64_t{1} << 20;
   return std::clamp<int64_t>(numbers / std::max<int64_t>(1, embedding.size(0)), 64, 16384);
 }
 
@@ -50,12 +48,12 @@ struct Statistics {
   at::Tensor loss, correct, lse;
 };
 
-const CudaKernels* kernels_for(const at::Tensor& logits) {
-  const CudaKernels* own = logits.is_cuda() ? cuda_kernels() : nullptr;
-  return own != nullptr && own->cross_entropy_supports != nullptr && own->cross_entropy_supports(logits) ? own : nullptr;
-}
-
 bool has_kernels(const at::Tensor& logits) { return logits.is_cpu() && logits.scalar_type() == at::kFloat; }
+
+const CudaKernels* cuda_kernels_for(const at::Tensor& logits) {
+  const CudaKernels* kernels = logits.is_cuda() ? cuda_kernels() : nullptr;
+  return kernels != nullptr && kernels->cross_entropy_supports != nullptr && kernels->cross_entropy_supports(logits) ? kernels : nullptr;
+}
 
 // Fills rows first .. first + n of the statistics from their logits, one pass each for the largest and for the sum.
 void statistics_of(const at::Tensor& logits, const at::Tensor& target, int64_t first, Statistics& s) {
@@ -104,9 +102,8 @@ Statistics forward_of(const at::Tensor& hidden, const at::Tensor& embedding_give
       continue;
     }
     at::Tensor lse = s.lse.narrow(0, r, n);
-    if (const CudaKernels* own = kernels_for(logits)) {
-      at::Tensor loss = s.loss.narrow(0, r, n), correct = s.correct.narrow(0, r, n);
-      own->cross_entropy_statistics(logits, goal, lse, loss, correct);
+    if (const CudaKernels* kernels = cuda_kernels_for(logits)) {
+      kernels->cross_entropy_statistics(logits, goal, lse, s.loss.narrow(0, r, n), s.correct.narrow(0, r, n));
       continue;
     }
     lse.copy_(at::logsumexp(logits, {1}));
@@ -138,8 +135,8 @@ struct CrossEntropyFunction : torch::autograd::Function<CrossEntropyFunction> {
       const int64_t n = std::min(block, rows - r);
       const at::Tensor h = hidden.narrow(0, r, n), g = grads[0].narrow(0, r, n).to(type).contiguous();
       at::Tensor d = logits_of(h, embedding);
-      if (const CudaKernels* own = kernels_for(d)) {
-        d = own->cross_entropy_gradient(d, lse.narrow(0, r, n), target.narrow(0, r, n), g, embedding.scalar_type());
+      if (const CudaKernels* kernels = cuda_kernels_for(d)) {
+        d = kernels->cross_entropy_gradient(d, target.narrow(0, r, n), lse.narrow(0, r, n), g, embedding.scalar_type());
       } else if (has_kernels(d)) {
         gradient_of(d, lse.narrow(0, r, n), target.narrow(0, r, n), g);
       } else {

@@ -1,26 +1,24 @@
-// Launches of the cross-entropy kernels on a GPU. No torch header.
+// Rows of logits on a GPU: what the kernels take. logits fp32 [rows, vocab] contiguous, target int64 [rows].
 #pragma once
 
 #include <cuda_runtime_api.h>
 
 #include <cstdint>
 
-namespace cairn {
+namespace cairn::cross_entropy_cuda {
 
-// Rows of fp32 logits [rows, vocab], contiguous; vocab a multiple of 4, 4 <= vocab < 2^31; rows < 2^31.
-struct LogitRows {
-  const float* logits = nullptr;
-  const int64_t* target = nullptr;  // [rows], 0 <= target < vocab (asserted on the GPU)
-  int64_t rows = 0;
-  int vocab = 0;
-  float* lse = nullptr;          // statistics: written; gradient: read
-  float* loss = nullptr;         // statistics: lse - logit of the target
-  bool* correct = nullptr;       // statistics: the first largest logit is the target's
-  const float* scale = nullptr;  // gradient: g of each row
-  void* gradient = nullptr;      // gradient: [rows, vocab], g (softmax - one-hot)
-  bool bf16 = false;             // dtype of `gradient`
+struct Params {
+  const float* logits;
+  const int64_t* target;  // outside 0 .. vocab - 1: loss and gradient are NaN
+  int64_t rows, vocab;
+  float *lse, *loss;  // statistics: log-sum-exp and lse - logits[target]
+  bool* correct;      // statistics: the largest logit is the target's (the first of equals)
+  const float *known_lse, *scale;
+  void* grad;  // gradient: scale (softmax - onehot), [rows, vocab]; may be `logits` itself where it is fp32
+  bool grad_bf16;
 };
-cudaError_t launch_logit_statistics(const LogitRows& args, cudaStream_t stream);
-cudaError_t launch_logit_gradient(const LogitRows& args, cudaStream_t stream);
 
-}  // namespace cairn
+cudaError_t launch_statistics(const Params& params, cudaStream_t stream);
+cudaError_t launch_gradient(const Params& params, cudaStream_t stream);
+
+}  // namespace cairn::cross_entropy_cuda

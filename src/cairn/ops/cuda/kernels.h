@@ -28,29 +28,31 @@ struct CudaKernels {
                                const at::Tensor& v, const at::Tensor& index, const at::Tensor& weight, int64_t chunk,
                                bool off_by_one) = nullptr;
 
-  // RMSNorm with an optional rotation (ops/norm/fused.h): x [B,L,H,D]; the gradient has the dtype that the forward put out.
-  bool (*norm_supports)(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& cosine, at::ScalarType out) = nullptr;
+  // Landmark selection (ops/select/select.h); 1 <= n <= number of landmarks in all pages.
+  bool (*select_supports)(const at::Tensor& rq, const std::vector<at::Tensor>& pages, int64_t n, const Visibility& visibility) = nullptr;
+  Selection (*select_chunks)(const at::Tensor& rq, const std::vector<at::Tensor>& pages, int64_t n, const Visibility& visibility) = nullptr;
+
+  // RMSNorm of x [B,L,H,D] with one weight [D], rotated where tables of angles [L, D/2] are given (ops/norm/fused.h); the backward makes
+  // the statistics again.
+  bool (*norm_supports)(const at::Tensor& x, const at::Tensor& weight, at::ScalarType out) = nullptr;
   at::Tensor (*norm_forward)(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& cosine, const at::Tensor& sine,
                              at::ScalarType out) = nullptr;
   std::tuple<at::Tensor, at::Tensor> (*norm_backward)(const at::Tensor& grad, const at::Tensor& x, const at::Tensor& weight,
                                                       const at::Tensor& cosine, const at::Tensor& sine) = nullptr;
 
-  // SwiGLU's middle of one joint projection [rows, 2 w], gate first (ops/swiglu/swiglu.h): bf16 or fp32, contiguous.
-  bool (*swiglu_supports)(const at::Tensor& both) = nullptr;
-  at::Tensor (*swiglu_forward)(const at::Tensor& both) = nullptr;
-  at::Tensor (*swiglu_backward)(const at::Tensor& grad, const at::Tensor& both) = nullptr;
+  // SwiGLU (ops/swiglu/swiglu.h) on [rows, width] views with unit stride inside rows; y and grad contiguous, results written in place.
+  bool (*swiglu_supports)(const at::Tensor& gate, const at::Tensor& up) = nullptr;
+  void (*swiglu_forward)(const at::Tensor& gate, const at::Tensor& up, const at::Tensor& y) = nullptr;
+  void (*swiglu_backward)(const at::Tensor& grad, const at::Tensor& gate, const at::Tensor& up, const at::Tensor& grad_gate,
+                          const at::Tensor& grad_up) = nullptr;
 
-  // Cross-entropy of rows of fp32 logits [n, vocab] (ops/cross_entropy/cross_entropy.h): fills lse, loss (fp32 [n]) and correct (bool [n]);
-  // the gradient g (softmax - one-hot) in `type`. Targets outside the vocabulary end the program's work on the GPU with an assertion.
+  // Rows of fp32 logits [rows, vocab] (ops/cross_entropy): fills lse, loss and correct [rows]; scale (softmax - onehot) in dtype `out`,
+  // which overwrites fp32 logits. A target outside the vocabulary makes NaN.
   bool (*cross_entropy_supports)(const at::Tensor& logits) = nullptr;
-  void (*cross_entropy_statistics)(const at::Tensor& logits, const at::Tensor& target, at::Tensor& lse, at::Tensor& loss,
-                                   at::Tensor& correct) = nullptr;
-  at::Tensor (*cross_entropy_gradient)(const at::Tensor& logits, const at::Tensor& lse, const at::Tensor& target, const at::Tensor& g,
-                                       at::ScalarType type) = nullptr;
-
-  // Landmark selection (ops/select/select.h); 1 <= n <= number of landmarks in all pages.
-  bool (*select_supports)(const at::Tensor& rq, const std::vector<at::Tensor>& pages, int64_t n, const Visibility& visibility) = nullptr;
-  Selection (*select_chunks)(const at::Tensor& rq, const std::vector<at::Tensor>& pages, int64_t n, const Visibility& visibility) = nullptr;
+  void (*cross_entropy_statistics)(const at::Tensor& logits, const at::Tensor& target, const at::Tensor& lse, const at::Tensor& loss,
+                                   const at::Tensor& correct) = nullptr;
+  at::Tensor (*cross_entropy_gradient)(const at::Tensor& logits, const at::Tensor& target, const at::Tensor& lse, const at::Tensor& scale,
+                                       at::ScalarType out) = nullptr;
 };
 
 // Null where this program was built without CUDA, and while they are switched off.

@@ -15,7 +15,7 @@ bool fused_norm_serves(const at::Tensor& x, at::ScalarType out);
 
 struct NormForward {
   at::Tensor y;
-  at::Tensor scale;  // CUDA: 1 / rms of each part, for the backward
+  at::Tensor scale;  // CUDA through ATen: 1 / rms of each part, for the backward; else undefined
 };
 NormForward norm_forward_cpu(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& cosine, const at::Tensor& sine,
                              at::ScalarType out);

@@ -1,23 +1,30 @@
-// Launches of the norm kernels on a GPU. No torch header.
+// RMSNorm with an optional rotation behind it on a GPU: what the kernels take. Contract: fused.h. Strides in elements.
 #pragma once
 
 #include <cuda_runtime_api.h>
 
-#include "cairn/ops/norm/kernels.h"
+#include <cstdint>
 
-namespace cairn {
+namespace cairn::norm_cuda {
 
-// The kernels keep a part of `width` numbers in the registers of a few lanes of a warp: width a multiple of 4 up to 2,048; with a table a
-// power of two from 8 to 128 (partners of the rotation are then one shuffle apart). One weight for all parts (weight_stride 0). Rows of 4
-// numbers are loaded at once: pointers and strides of x and grad are multiples of 4 numbers.
-bool norm_launchable(const NormArgs& args);
+constexpr int64_t kMostWidth = 1024;  // D
+constexpr int64_t kWidthStep = 16;    // D is a multiple: eight numbers of each half at a time
 
-// args.x, args.y, args.weight, args.cosine, args.sine.
-cudaError_t launch_norm_forward(const NormArgs& args, int64_t tokens, int multiprocessors, cudaStream_t stream);
+struct Params {
+  const void* x;  // [B,L,H,D], last stride 1, rows 16-byte aligned
+  int64_t x_batch_stride, x_row_stride, x_head_stride;
+  const void* weight;                  // [D]
+  const float *cosine, *sine;          // [L, D/2] contiguous, or both null
+  int64_t rows, length, heads, width;  // B L H < 2^31; L, H, D
+  bool x_bf16, weight_bf16, y_bf16;
+  void* y;             // forward: [B,L,H,D] contiguous
+  const void* grad;    // backward: gradient of y, contiguous, y's dtype
+  void* grad_x;        // backward: [B,L,H,D] contiguous, dtype of x
+  float* grad_weight;  // backward: [blocks][D], a partial sum of each block
+  int64_t blocks;
+};
 
-// Blocks of the backward: each leaves one row of partial weight gradients.
-int norm_backward_blocks(const NormArgs& args, int64_t tokens, int multiprocessors);
-// args.grad -> args.y (gradient of x, contiguous) and args.grad_weight [blocks, width], every number of which is written.
-cudaError_t launch_norm_backward(const NormArgs& args, int64_t tokens, int blocks, cudaStream_t stream);
+cudaError_t launch_forward(const Params& params, cudaStream_t stream);
+cudaError_t launch_backward(const Params& params, cudaStream_t stream);
 
-}  // namespace cairn
+}  // namespace cairn::norm_cuda

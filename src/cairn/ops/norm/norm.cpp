@@ -17,14 +17,14 @@ namespace {
 using torch::autograd::AutogradContext;
 using torch::autograd::variable_list;
 
-const CudaKernels* kernels_for(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& cosine, at::ScalarType out) {
-  const CudaKernels* own = x.is_cuda() ? cuda_kernels() : nullptr;
-  return own != nullptr && own->norm_supports != nullptr && own->norm_supports(x, weight, cosine, out) ? own : nullptr;
+const CudaKernels* kernels_for(const at::Tensor& x, const at::Tensor& weight, at::ScalarType out) {
+  const CudaKernels* kernels = x.is_cuda() ? cuda_kernels() : nullptr;
+  return kernels != nullptr && kernels->norm_supports != nullptr && kernels->norm_supports(x, weight, out) ? kernels : nullptr;
 }
 
 NormForward forward_of(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& cosine, const at::Tensor& sine,
                        at::ScalarType out) {
-  if (const CudaKernels* own = kernels_for(x, weight, cosine, out)) return {own->norm_forward(x, weight, cosine, sine, out), {}};
+  if (const CudaKernels* kernels = kernels_for(x, weight, out)) return {kernels->norm_forward(x, weight, cosine, sine, out), at::Tensor()};
   return x.is_cuda() ? norm_forward_cuda(x, weight, cosine, sine, out) : norm_forward_cpu(x, weight, cosine, sine, out);
 }
 
@@ -39,8 +39,8 @@ struct NormFunction : torch::autograd::Function<NormFunction> {
   }
   static variable_list backward(AutogradContext* context, variable_list grads) {
     const variable_list saved = context->get_saved_variables();
-    if (const CudaKernels* own = kernels_for(saved[0], saved[1], saved[2], grads[0].scalar_type())) {
-      const auto [dx, dw] = own->norm_backward(grads[0], saved[0], saved[1], saved[2], saved[3]);
+    if (saved[0].is_cuda() && !saved[4].defined()) {  // our own kernels keep no statistics
+      const auto [dx, dw] = cuda_kernels()->norm_backward(grads[0], saved[0], saved[1], saved[2], saved[3]);
       return {dx, dw, {}, {}, {}};
     }
     const auto [dx, dw] = saved[0].is_cuda() ? norm_backward_cuda(grads[0], saved[0], saved[1], saved[2], saved[3], saved[4])

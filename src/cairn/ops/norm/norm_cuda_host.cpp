@@ -1,85 +1,91 @@
-// Checks, workspace and stream of the norm kernels.
+// RMSNorm and rotation on a GPU in one kernel each way: checks, workspace, launches.
 #include <ATen/TensorOperators.h>
 #include <ATen/ops/empty.h>
-#include <ATen/ops/empty_like.h>
+#include <ATen/ops/sum.h>
 #include <ATen/ops/zeros_like.h>
 
+#include <algorithm>
+#include <limits>
+
+#include "cairn/core/error.h"
 #include "cairn/ops/cuda/kernels.h"
 #include "cairn/ops/cuda/launch.h"
-#include "cairn/ops/norm/fused.h"
 #include "cairn/ops/norm/launch.h"
 #include "cairn/ops/norm/norm.h"
 
 namespace cairn {
 namespace {
 
-// The tensors that the pointers of `args` live in.
-struct Prepared {
-  NormArgs args;
-  at::Tensor x, weight, cosine, sine;
-  int64_t tokens = 0;
-};
+static_assert(kNormEps == 1e-6);
+constexpr int64_t kBlocks = 4;  // a multiprocessor
+constexpr int64_t kAlignment = 16;
 
-Prepared prepare(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& cosine, const at::Tensor& sine, at::ScalarType out) {
-  Prepared p;
-  p.x = x.stride(3) == 1 ? x : x.contiguous();
-  p.weight = weight.to(at::kFloat).contiguous();
-  p.args.x = p.x.const_data_ptr();
-  p.args.weight = p.weight.const_data_ptr<float>();
+bool is_type(at::ScalarType type) { return type == at::kFloat || type == at::kBFloat16; }
+bool is_aligned(const at::Tensor& x) { return reinterpret_cast<uintptr_t>(x.const_data_ptr()) % kAlignment == 0; }
+
+// As the kernels read it: a copy only of what has odd strides.
+at::Tensor readable(const at::Tensor& x) {
+  bool fits = x.stride(3) == 1 && is_aligned(x);
+  for (int64_t d = 0; d < 3; ++d) fits = fits && (x.size(d) <= 1 || x.stride(d) * x.element_size() % kAlignment == 0);
+  return fits ? x : x.contiguous();
+}
+
+bool supports(const at::Tensor& x, const at::Tensor& weight, at::ScalarType out) {
+  return runs_kernels(x) && x.dim() == 4 && is_type(x.scalar_type()) && is_type(out) && is_type(weight.scalar_type()) &&
+         weight.device() == x.device() && weight.numel() == x.size(3) && weight.stride(0) == 1 && is_aligned(weight) &&
+         x.size(3) % norm_cuda::kWidthStep == 0 && x.size(3) >= norm_cuda::kWidthStep && x.size(3) <= norm_cuda::kMostWidth &&
+         x.numel() / x.size(3) < std::numeric_limits<int32_t>::max();
+}
+
+norm_cuda::Params params_of(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& cosine, const at::Tensor& sine,
+                            at::ScalarType out) {
+  norm_cuda::Params p = {};
+  p.x = x.const_data_ptr();
+  p.x_batch_stride = x.stride(0), p.x_row_stride = x.stride(1), p.x_head_stride = x.stride(2);
+  p.weight = weight.const_data_ptr();
   if (cosine.defined()) {
-    p.cosine = cosine.to(at::kFloat).contiguous();
-    p.sine = sine.to(at::kFloat).contiguous();
-    p.args.cosine = p.cosine.const_data_ptr<float>();
-    p.args.sine = p.sine.const_data_ptr<float>();
+    CAIRN_CHECK(cosine.scalar_type() == at::kFloat && cosine.is_contiguous() && sine.scalar_type() == at::kFloat && sine.is_contiguous() &&
+                    cosine.device() == x.device() && is_aligned(cosine) && is_aligned(sine),
+                "norm: tables of angles are contiguous fp32 on the device of x");
+    p.cosine = cosine.const_data_ptr<float>();
+    p.sine = sine.const_data_ptr<float>();
   }
-  p.args.length = x.size(1);
-  p.args.heads = x.size(2);
-  p.args.width = x.size(3);
-  p.args.batch_stride = p.x.stride(0);
-  p.args.token_stride = p.x.stride(1);
-  p.args.head_stride = p.x.stride(2);
-  p.args.weight_stride = weight.size(0) == x.size(3) ? 0 : x.size(3);
-  p.args.eps = static_cast<float>(kNormEps);
-  p.args.x_bf16 = x.scalar_type() == at::kBFloat16;
-  p.args.y_bf16 = out == at::kBFloat16;
-  p.tokens = x.size(0) * x.size(1);
+  p.rows = x.numel() / x.size(3), p.length = x.size(1), p.heads = x.size(2), p.width = x.size(3);
+  p.x_bf16 = x.scalar_type() == at::kBFloat16;
+  p.weight_bf16 = weight.scalar_type() == at::kBFloat16;
+  p.y_bf16 = out == at::kBFloat16;
   return p;
 }
 
-bool supports(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& cosine, at::ScalarType out) {
-  const auto is_short = [](at::ScalarType type) { return type == at::kFloat || type == at::kBFloat16; };
-  if (!runs_kernels(x) || !is_short(x.scalar_type()) || !is_short(out) || x.dim() != 4 || x.numel() == 0) return false;
-  Prepared p = prepare(x.detach(), weight.detach(), {}, {}, out);
-  float placeholder = 0;
-  if (cosine.defined()) p.args.cosine = &placeholder;
-  return norm_launchable(p.args);
-}
-
-at::Tensor forward(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& cosine, const at::Tensor& sine, at::ScalarType out) {
-  const c10::cuda::CUDAGuard guard(x.device());
-  Prepared p = prepare(x, weight, cosine, sine, out);
-  at::Tensor y = at::empty(x.sizes(), x.options().dtype(out));
-  p.args.y = y.mutable_data_ptr();
-  check_launch(launch_norm_forward(p.args, p.tokens, multiprocessors(x), current_stream()));
+at::Tensor forward(const at::Tensor& x_in, const at::Tensor& weight, const at::Tensor& cosine, const at::Tensor& sine, at::ScalarType out) {
+  const c10::cuda::CUDAGuard guard(x_in.device());
+  const at::Tensor x = readable(x_in), y = at::empty(x.sizes(), x.options().dtype(out));
+  if (y.numel() == 0) return y;
+  norm_cuda::Params p = params_of(x, weight, cosine, sine, out);
+  p.y = y.mutable_data_ptr();
+  constexpr int64_t kNumbersOfABlock = 4096;  // a thread has 16
+  p.blocks = std::clamp<int64_t>(x.numel() / kNumbersOfABlock, 1, 4 * kBlocks * multiprocessors(x));
+  check_launch(launch_forward(p, current_stream()));
   return y;
 }
 
-std::tuple<at::Tensor, at::Tensor> backward(const at::Tensor& grad, const at::Tensor& x, const at::Tensor& weight, const at::Tensor& cosine,
-                                            const at::Tensor& sine) {
-  const c10::cuda::CUDAGuard guard(x.device());
-  Prepared p = prepare(x, weight, cosine, sine, grad.scalar_type());
-  const at::Tensor g = aligned(grad.contiguous());
-  at::Tensor dx = at::empty(x.sizes(), x.options());
-  p.args.grad = g.const_data_ptr();
-  p.args.y = dx.mutable_data_ptr();
-  const int blocks = norm_backward_blocks(p.args, p.tokens, multiprocessors(x));
-  at::Tensor partial = at::empty({blocks, x.size(3)}, x.options().dtype(at::kFloat));
-  p.args.grad_weight = partial.mutable_data_ptr<float>();
-  check_launch(launch_norm_backward(p.args, p.tokens, blocks, current_stream()));
-  return {dx, partial.sum(0).to(weight.scalar_type())};
+std::tuple<at::Tensor, at::Tensor> backward(const at::Tensor& grad_in, const at::Tensor& x_in, const at::Tensor& weight,
+                                            const at::Tensor& cosine, const at::Tensor& sine) {
+  const c10::cuda::CUDAGuard guard(x_in.device());
+  const at::Tensor x = readable(x_in), grad = is_aligned(grad_in) ? grad_in.contiguous() : grad_in.clone();
+  const at::Tensor grad_x = at::empty(x.sizes(), x.options());
+  if (x.numel() == 0) return {grad_x, at::zeros_like(weight)};
+  norm_cuda::Params p = params_of(x, weight, cosine, sine, grad.scalar_type());
+  p.blocks = std::clamp<int64_t>(x.numel() / 4096, 1, kBlocks * multiprocessors(x));
+  const at::Tensor sums = at::empty({p.blocks, p.width}, x.options().dtype(at::kFloat));
+  p.grad = grad.const_data_ptr();
+  p.grad_x = grad_x.mutable_data_ptr();
+  p.grad_weight = sums.mutable_data_ptr<float>();
+  check_launch(launch_backward(p, current_stream()));
+  return {grad_x, sums.sum(0).to(weight.scalar_type())};
 }
 
-[[maybe_unused]] const bool registered = register_cuda_kernels([](CudaKernels* table) {
+const bool registered = register_cuda_kernels([](CudaKernels* table) {
   table->norm_supports = supports;
   table->norm_forward = forward;
   table->norm_backward = backward;

@@ -1,21 +1,25 @@
-// Launches of the SwiGLU kernels on a GPU. No torch header.
+// SwiGLU's middle on a GPU: what the kernels take. Contract: swiglu.h. Rows of `width` numbers, a multiple of 8, each row 16-byte aligned.
 #pragma once
 
 #include <cuda_runtime_api.h>
 
 #include <cstdint>
 
-namespace cairn {
+namespace cairn::swiglu_cuda {
 
-// Rows of 2 width numbers, gate first; all contiguous, width a multiple of 4, pointers multiples of 16 bytes.
-struct JointSwiglu {
-  const void* both = nullptr;  // [rows, 2 width]
-  const void* grad = nullptr;  // backward: [rows, width]
-  void* y = nullptr;           // forward: [rows, width]; backward: gradient of both
-  int64_t rows = 0, width = 0;
-  bool bf16 = false;
+struct Params {
+  const void *gate, *up;
+  int64_t gate_stride, up_stride;  // between rows, in elements
+  int64_t rows, width;
+  bool bf16;                  // else fp32
+  void* y;                    // forward: contiguous
+  const void* grad;           // backward: gradient of y, contiguous
+  void *grad_gate, *grad_up;  // backward
+  int64_t grad_gate_stride, grad_up_stride;
+  int64_t blocks;
 };
-cudaError_t launch_swiglu_forward(const JointSwiglu& args, cudaStream_t stream);
-cudaError_t launch_swiglu_backward(const JointSwiglu& args, cudaStream_t stream);
 
-}  // namespace cairn
+cudaError_t launch_forward(const Params& params, cudaStream_t stream);
+cudaError_t launch_backward(const Params& params, cudaStream_t stream);
+
+}  // namespace cairn::swiglu_cuda

@@ -11,6 +11,7 @@
 
 #include <algorithm>
 #include <tuple>
+#include <utility>
 
 #include "cairn/core/error.h"
 #include "cairn/ops/cuda/kernels.h"
@@ -52,7 +53,20 @@ Prepared prepare(const at::Tensor& gate, const at::Tensor& up) {
   return p;
 }
 
+const CudaKernels* kernels_for(const at::Tensor& gate, const at::Tensor& up) {
+  const CudaKernels* kernels = gate.is_cuda() && gate.numel() > 0 ? cuda_kernels() : nullptr;
+  return kernels != nullptr && kernels->swiglu_supports != nullptr && kernels->swiglu_supports(gate, up) ? kernels : nullptr;
+}
+
 at::Tensor forward_of(const at::Tensor& gate, const at::Tensor& up) {
+  if (gate.is_cuda()) {
+    const at::Tensor gate_rows = as_rows(gate), up_rows = as_rows(up);
+    if (const CudaKernels* kernels = kernels_for(gate_rows, up_rows)) {
+      at::Tensor y = at::empty(gate.sizes(), gate.options());
+      kernels->swiglu_forward(gate_rows, up_rows, y);
+      return y;
+    }
+  }
   if (!gate.is_cpu()) return at::silu(gate).mul_(up);
   at::Tensor y = at::empty(gate.sizes(), gate.options());
   if (y.numel() == 0) return y;
@@ -64,6 +78,14 @@ at::Tensor forward_of(const at::Tensor& gate, const at::Tensor& up) {
 }
 
 std::tuple<at::Tensor, at::Tensor> backward_of(const at::Tensor& grad, const at::Tensor& gate, const at::Tensor& up) {
+  if (gate.is_cuda()) {
+    const at::Tensor gate_rows = as_rows(gate), up_rows = as_rows(up);
+    if (const CudaKernels* kernels = kernels_for(gate_rows, up_rows)) {
+      at::Tensor dgate = at::empty(gate.sizes(), gate.options()), dup = at::empty(gate.sizes(), gate.options());
+      kernels->swiglu_backward(grad.contiguous(), gate_rows, up_rows, as_rows(dgate), as_rows(dup));
+      return {dgate, dup};
+    }
+  }
   if (!gate.is_cpu()) return {at::silu_backward(grad * up, gate), at::silu(gate).mul_(grad)};
   at::Tensor dgate = at::empty(gate.sizes(), gate.options()), dup = at::empty(gate.sizes(), gate.options());
   if (dgate.numel() == 0) return {dgate, dup};
@@ -89,32 +111,37 @@ struct SwigluFunction : torch::autograd::Function<SwigluFunction> {
   }
 };
 
-// The last dimension's halves.
-at::Tensor gate_of(const at::Tensor& both) { return both.narrow(-1, 0, both.size(-1) / 2); }
-at::Tensor up_of(const at::Tensor& both) { return both.narrow(-1, both.size(-1) / 2, both.size(-1) / 2); }
-
-const CudaKernels* kernels_for(const at::Tensor& both) {
-  const CudaKernels* own = both.is_cuda() ? cuda_kernels() : nullptr;
-  return own != nullptr && own->swiglu_supports != nullptr && own->swiglu_supports(both) ? own : nullptr;
+std::pair<at::Tensor, at::Tensor> halves(const at::Tensor& both) {
+  const int64_t width = both.size(-1) / 2;
+  return {both.narrow(-1, 0, width), both.narrow(-1, width, width)};
 }
 
-at::Tensor forward_of(const at::Tensor& both) {
-  if (const CudaKernels* own = kernels_for(both)) return own->swiglu_forward(both);
-  return forward_of(gate_of(both), up_of(both));
-}
-
-struct JointSwigluFunction : torch::autograd::Function<JointSwigluFunction> {
+struct SwigluJointFunction : torch::autograd::Function<SwigluJointFunction> {
   static at::Tensor forward(AutogradContext* context, const at::Tensor& both) {
     context->save_for_backward({both});
-    return forward_of(both);
+    const auto [gate, up] = halves(both);
+    return forward_of(gate, up);
   }
   static variable_list backward(AutogradContext* context, variable_list grads) {
     const at::Tensor both = context->get_saved_variables()[0];
-    if (const CudaKernels* own = kernels_for(both)) return {own->swiglu_backward(grads[0], both)};
-    const auto [dgate, dup] = backward_of(grads[0], gate_of(both), up_of(both));
+    const auto [gate, up] = halves(both);
+    if (both.is_cuda()) {
+      const at::Tensor gate_rows = as_rows(gate), up_rows = as_rows(up);
+      if (const CudaKernels* kernels = kernels_for(gate_rows, up_rows)) {
+        at::Tensor d = at::empty(both.sizes(), both.options());
+        const auto [dgate, dup] = halves(as_rows(d));
+        kernels->swiglu_backward(grads[0].contiguous(), gate_rows, up_rows, dgate, dup);
+        return {d};
+      }
+    }
+    const auto [dgate, dup] = backward_of(grads[0], gate, up);
     return {at::cat({dgate, dup}, -1)};
   }
 };
+
+bool served(const at::Tensor& x) {
+  return (x.is_cpu() || x.is_cuda()) && (x.scalar_type() == at::kFloat || x.scalar_type() == at::kBFloat16);
+}
 
 }  // namespace
 
@@ -131,18 +158,17 @@ const SwigluKernels& swiglu_kernels() {
 
 at::Tensor swiglu(const at::Tensor& gate, const at::Tensor& up) {
   CAIRN_CHECK(gate.sizes() == up.sizes() && gate.scalar_type() == up.scalar_type(), "swiglu: gate and up differ in shape or dtype");
-  const bool served = (gate.is_cpu() || gate.is_cuda()) && (gate.scalar_type() == at::kFloat || gate.scalar_type() == at::kBFloat16);
-  if (!served) return swiglu_reference(gate, up);
+  if (!served(gate)) return swiglu_reference(gate, up);
   if (at::GradMode::is_enabled() && (gate.requires_grad() || up.requires_grad())) return SwigluFunction::apply(gate, up);
   return forward_of(gate, up);
 }
 
-at::Tensor swiglu(const at::Tensor& both) {
-  CAIRN_CHECK(both.dim() >= 1 && both.size(-1) % 2 == 0, "swiglu: {} columns are no two halves", both.dim() ? both.size(-1) : 0);
-  const bool served = (both.is_cpu() || both.is_cuda()) && (both.scalar_type() == at::kFloat || both.scalar_type() == at::kBFloat16);
-  if (!served) return swiglu_reference(gate_of(both), up_of(both));
-  if (at::GradMode::is_enabled() && both.requires_grad()) return JointSwigluFunction::apply(both);
-  return forward_of(both);
+at::Tensor swiglu_joint(const at::Tensor& both) {
+  CAIRN_CHECK(both.dim() >= 1 && both.size(-1) % 2 == 0, "swiglu: halves of {} numbers", both.dim() ? both.size(-1) : 1);
+  const auto [gate, up] = halves(both);
+  if (!served(both)) return swiglu_reference(gate, up);
+  if (at::GradMode::is_enabled() && both.requires_grad()) return SwigluJointFunction::apply(both);
+  return forward_of(gate, up);
 }
 
 }  // namespace cairn

@@ -6,8 +6,9 @@
 namespace cairn {
 
 at::Tensor swiglu(const at::Tensor& gate, const at::Tensor& up);
-// Of one joint projection [..., 2 w] = (gate, up) -> [..., w]; its gradient is one tensor again.
-at::Tensor swiglu(const at::Tensor& both);
+// Of the halves of `both` [..., 2 width], as a joint projection makes them: silu(first) * second. The gradient comes as one tensor, without
+// the zeros and sums of two slices.
+at::Tensor swiglu_joint(const at::Tensor& both);
 at::Tensor swiglu_reference(const at::Tensor& gate, const at::Tensor& up);
 
 }  // namespace cairn

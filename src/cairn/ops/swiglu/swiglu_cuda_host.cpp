@@ -1,7 +1,5 @@
-// Checks and stream of the SwiGLU kernels.
-#include <ATen/TensorOperators.h>
-#include <ATen/ops/empty.h>
-#include <ATen/ops/empty_like.h>
+// SwiGLU on a GPU: checks and launches. The caller brings [rows, width] views.
+#include <algorithm>
 
 #include "cairn/ops/cuda/kernels.h"
 #include "cairn/ops/cuda/launch.h"
@@ -10,46 +8,48 @@
 namespace cairn {
 namespace {
 
-constexpr int64_t kMostNumbers = int64_t{1} << 40;  // a grid's 2^31 blocks of 1,024 numbers, with room to spare
+constexpr int64_t kAlignment = 16, kEight = 8;
 
-bool supports(const at::Tensor& both) {
-  return runs_kernels(both) && (both.scalar_type() == at::kFloat || both.scalar_type() == at::kBFloat16) && both.is_contiguous() &&
-         both.size(-1) % 8 == 0 && both.numel() > 0 && both.numel() <= kMostNumbers &&
-         reinterpret_cast<uintptr_t>(both.const_data_ptr()) % 16 == 0;
+bool fits(const at::Tensor& x) {
+  return x.dim() == 2 && (x.size(1) == 1 || x.stride(1) == 1) && reinterpret_cast<uintptr_t>(x.const_data_ptr()) % kAlignment == 0 &&
+         (x.size(0) <= 1 || x.stride(0) * x.element_size() % kAlignment == 0);
 }
 
-JointSwiglu arguments(const at::Tensor& both) {
-  JointSwiglu a;
-  a.both = both.const_data_ptr();
-  a.width = both.size(-1) / 2;
-  a.rows = both.numel() / both.size(-1);
-  a.bf16 = both.scalar_type() == at::kBFloat16;
-  return a;
+bool supports(const at::Tensor& gate, const at::Tensor& up) {
+  return runs_kernels(gate) && (gate.scalar_type() == at::kFloat || gate.scalar_type() == at::kBFloat16) && fits(gate) && fits(up) &&
+         gate.size(1) % kEight == 0;
 }
 
-at::Tensor forward(const at::Tensor& both) {
-  const c10::cuda::CUDAGuard guard(both.device());
-  std::vector<int64_t> sizes(both.sizes().begin(), both.sizes().end());
-  sizes.back() /= 2;
-  at::Tensor y = at::empty(sizes, both.options());
-  JointSwiglu a = arguments(both);
-  a.y = y.mutable_data_ptr();
-  check_launch(launch_swiglu_forward(a, current_stream()));
-  return y;
+swiglu_cuda::Params params_of(const at::Tensor& gate, const at::Tensor& up) {
+  swiglu_cuda::Params p = {};
+  p.gate = gate.const_data_ptr(), p.up = up.const_data_ptr();
+  p.gate_stride = gate.stride(0), p.up_stride = up.stride(0);
+  p.rows = gate.size(0), p.width = gate.size(1);
+  p.bf16 = gate.scalar_type() == at::kBFloat16;
+  constexpr int64_t kThreads = 256, kBlocks = 16;  // at most so many a multiprocessor
+  p.blocks = std::clamp<int64_t>((p.rows * p.width / kEight + kThreads - 1) / kThreads, 1, kBlocks * multiprocessors(gate));
+  return p;
 }
 
-at::Tensor backward(const at::Tensor& grad, const at::Tensor& both) {
-  const c10::cuda::CUDAGuard guard(both.device());
-  const at::Tensor g = aligned(grad.to(both.scalar_type()).contiguous());
-  at::Tensor d = at::empty_like(both);
-  JointSwiglu a = arguments(both);
-  a.grad = g.const_data_ptr();
-  a.y = d.mutable_data_ptr();
-  check_launch(launch_swiglu_backward(a, current_stream()));
-  return d;
+void forward(const at::Tensor& gate, const at::Tensor& up, const at::Tensor& y) {
+  const c10::cuda::CUDAGuard guard(gate.device());
+  swiglu_cuda::Params p = params_of(gate, up);
+  p.y = y.mutable_data_ptr();
+  check_launch(launch_forward(p, current_stream()));
 }
 
-[[maybe_unused]] const bool registered = register_cuda_kernels([](CudaKernels* table) {
+void backward(const at::Tensor& grad, const at::Tensor& gate, const at::Tensor& up, const at::Tensor& grad_gate,
+              const at::Tensor& grad_up) {
+  const c10::cuda::CUDAGuard guard(gate.device());
+  swiglu_cuda::Params p = params_of(gate, up);
+  const at::Tensor d = reinterpret_cast<uintptr_t>(grad.const_data_ptr()) % kAlignment == 0 ? grad : grad.clone();
+  p.grad = d.const_data_ptr();
+  p.grad_gate = grad_gate.mutable_data_ptr(), p.grad_up = grad_up.mutable_data_ptr();
+  p.grad_gate_stride = grad_gate.stride(0), p.grad_up_stride = grad_up.stride(0);
+  check_launch(launch_backward(p, current_stream()));
+}
+
+const bool registered = register_cuda_kernels([](CudaKernels* table) {
   table->swiglu_supports = supports;
   table->swiglu_forward = forward;
   table->swiglu_backward = backward;

@@ -1,0 +1,9 @@
+#include "cairn/ops/select/few_rows.cuh"
+
+namespace cairn::select_cuda {
+
+cudaError_t launch_few_rows_bf16(const Params& p, cudaStream_t stream) {
+  return with_shape<BFloat16>(p.width, [&](auto shape) { return launch_shape(shape, p, stream); });
+}
+
+}  // namespace cairn::select_cuda

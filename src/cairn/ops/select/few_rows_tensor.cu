@@ -1,0 +1,146 @@
+// Few rows of bf16 against bf16 landmarks: decoding. Bound by reading the landmarks. Every thread streams its own numbers of them through a
+// private ring in shared memory (no barrier), several steps ahead, and multiplies on tensor cores as they come: 16 chunks by 8 queries by
+// 16 numbers. Sums do not depend on the order of the numbers, so a lane's 16 bytes serve as they lie: its first four numbers count as those
+// that the instruction wants of it first, its last four as those of a second instruction, and queries are laid out alike.
+#include "cairn/ops/select/few_rows.cuh"
+#include "cairn/ops/select/tensor.cuh"
+
+namespace cairn::select_cuda {
+namespace {
+
+constexpr int kWarpChunks = 16, kTileChunks = kWarpChunks * kFewWarps;
+constexpr int kStages = 4;
+constexpr int kStepVectors = 2;                  // vectors of a chunk's row that a lane takes a step
+constexpr int kVectorNumbers = 8;                // 16 bytes
+constexpr int kVectorSpan = 4 * kVectorNumbers;  // numbers of a row that its four lanes take at once
+constexpr int kStepNumbers = kStepVectors * kVectorSpan;
+
+__device__ void wait_step() { wait_copies<kStages - 2>(); }
+
+__global__ void __launch_bounds__(kFewThreads, 2) few_rows_tensor_kernel(const __grid_constant__ Params p) {
+  extern __shared__ __align__(16) unsigned char memory[];
+  auto* ring = reinterpret_cast<uint4*>(memory);                  // [kStages][kStepVectors][2][kFewThreads]
+  auto* query = ring + kStages * kStepVectors * 2 * kFewThreads;  // [depths][kStepVectors][32 lanes]
+  const int depths = static_cast<int>((p.width + kStepNumbers - 1) / kStepNumbers);
+  auto* buffer = reinterpret_cast<TopBuffer<kFewBuffer>*>(query + depths * kStepVectors * 32);  // [rows]
+  __shared__ int64_t seen[kFewRows];
+  const int thread = threadIdx.x, lane = thread & 31, warp = thread / 32, quarter = lane & 3;
+  const int64_t group_rows = p.shared ? p.batch * p.rows : p.rows, blocks_of_rows = (group_rows + kFewRows - 1) / kFewRows;
+  const int64_t group = blockIdx.y / blocks_of_rows, first_row = blockIdx.y % blocks_of_rows * kFewRows;
+  const int have = static_cast<int>(min(group_rows - first_row, static_cast<int64_t>(kFewRows)));
+  const Row first = row_of(p, group, first_row);
+
+  if (thread < kFewRows) seen[thread] = thread < have ? visible(p, row_of(p, group, first_row + thread).t) : 0;
+  if (thread < have) buffer[thread].clear();
+  for (int i = thread; i < depths * kStepVectors * 32; i += kFewThreads) {
+    const int r = i % 32 / 4, x = i / 32 * kVectorSpan + i % 4 * kVectorNumbers;
+    uint4 value = make_uint4(0, 0, 0, 0);
+    if (r < have && x < p.width) {
+      const Row row = row_of(p, group, first_row + r);
+      value = *reinterpret_cast<const uint4*>(static_cast<const uint16_t*>(p.query) + row.b * p.query_batch_stride +
+                                              row.t * p.query_row_stride + row.q * p.query_head_stride + x);
+    }
+    query[i] = value;
+  }
+  __syncthreads();
+  int64_t reach = 0;
+  for (int r = 0; r < have; ++r) reach = max(reach, seen[r]);
+
+  // Loading runs ahead of multiplying: a tile, a depth and a page of its own.
+  int64_t load_tile = blockIdx.x;
+  int load_depth = 0, load_slot = 0, page = 0;
+  const uint16_t* from[2] = {};
+  bool valid[2] = {};
+  const uint32_t ring_at = static_cast<uint32_t>(__cvta_generic_to_shared(ring)) + thread * 16;
+  const auto load = [&] {
+    if (load_tile < p.tiles) {
+      if (load_depth == 0) {
+        while (page + 1 < p.page_count && p.pages[page + 1].first_tile <= load_tile) ++page;
+        const Page& its = p.pages[page];
+        const int64_t local = (load_tile - its.first_tile) * kTileChunks + warp * kWarpChunks + lane / 4;
+        const int64_t limit = min(its.count, reach - its.begin);
+#pragma unroll
+        for (int h = 0; h < 2; ++h) {
+          valid[h] = local + 8 * h < limit;
+          from[h] = static_cast<const uint16_t*>(its.data) + first.b * its.batch_stride + first.q * its.head_stride +
+                    (valid[h] ? (local + 8 * h) * its.chunk_stride : 0);
+        }
+      }
+#pragma unroll
+      for (int v = 0; v < kStepVectors; ++v) {
+        const int x = load_depth * kStepNumbers + v * kVectorSpan + quarter * kVectorNumbers;
+#pragma unroll
+        for (int h = 0; h < 2; ++h) {
+          const bool inside = valid[h] && x < p.width;
+          copy_unit(ring_at + ((load_slot * kStepVectors + v) * 2 + h) * kFewThreads * 16, from[h] + (inside ? x : 0), inside);
+        }
+      }
+      if (++load_depth == depths) {
+        load_depth = 0;
+        load_tile += gridDim.x;
+      }
+    }
+    if (++load_slot == kStages) load_slot = 0;
+    commit_copies();  // also an empty group, so that they can be counted
+  };
+  for (int s = 1; s < kStages; ++s) load();
+
+  const int limit_keys = gather_limit(static_cast<int>(p.n));
+  int slot = 0, its_page = 0;
+  for (int64_t tile = blockIdx.x; tile < p.tiles; tile += gridDim.x) {
+    float c[2][4] = {};
+    for (int depth = 0; depth < depths; ++depth) {
+      wait_step();
+      load();  // into the slot of the step before
+#pragma unroll
+      for (int v = 0; v < kStepVectors; ++v) {
+        const uint4 x = ring[((slot * kStepVectors + v) * 2) * kFewThreads + thread];
+        const uint4 y = ring[((slot * kStepVectors + v) * 2 + 1) * kFewThreads + thread];
+        const uint4 q = query[(depth * kStepVectors + v) * 32 + lane];
+        const uint32_t head[4] = {x.x, y.x, x.y, y.y}, tail[4] = {x.z, y.z, x.w, y.w};
+        multiply(c[0], head, q.x, q.y);
+        multiply(c[1], tail, q.z, q.w);
+      }
+      if (++slot == kStages) slot = 0;
+    }
+    while (its_page + 1 < p.page_count && p.pages[its_page + 1].first_tile <= tile) ++its_page;
+    const Page& its = p.pages[its_page];
+    const int64_t local = (tile - its.first_tile) * kTileChunks + warp * kWarpChunks + lane / 4;
+    const int64_t limit = min(its.count, reach - its.begin);
+    bool full = false;
+#pragma unroll
+    for (int h = 0; h < 2; ++h) {
+#pragma unroll
+      for (int e = 0; e < 2; ++e) {
+        const int r = 2 * quarter + e;
+        const int64_t number = its.begin + local + 8 * h;
+        if (local + 8 * h < limit && number < seen[r]) {
+          const uint64_t key = make_key((c[0][2 * h + e] + c[1][2 * h + e]) * p.scale, number);
+          if (key > buffer[r].bar) full = buffer[r].push(key, limit_keys) || full;
+        }
+      }
+    }
+    if (__syncthreads_or(full)) {
+      cut_all(buffer, have, static_cast<int>(p.n), limit_keys);
+      __syncthreads();
+    }
+  }
+  __syncthreads();
+  finish_few(p, buffer, group, first_row, have);
+}
+
+}  // namespace
+
+cudaError_t launch_few_rows_tensor(const Params& p, cudaStream_t stream) {
+  static_assert(kMostChosen + kFewTile <= kFewBuffer && kTileChunks == kTensorTile && kTileChunks <= kFewTile);
+  const int64_t group_rows = p.shared ? p.batch * p.rows : p.rows, groups = p.shared ? p.heads : p.batch * p.heads;
+  const int64_t depths = (p.width + kStepNumbers - 1) / kStepNumbers;
+  const int64_t bytes = kStages * kStepVectors * 2 * kFewThreads * 16 + depths * kStepVectors * 32 * 16 +
+                        min(group_rows, static_cast<int64_t>(kFewRows)) * static_cast<int64_t>(sizeof(TopBuffer<kFewBuffer>));
+  if (const cudaError_t error = allow_shared(few_rows_tensor_kernel, static_cast<int>(bytes)); error != cudaSuccess) return error;
+  const dim3 grid(static_cast<unsigned>(p.launch_parts), static_cast<unsigned>(groups * ((group_rows + kFewRows - 1) / kFewRows)));
+  few_rows_tensor_kernel<<<grid, kFewThreads, static_cast<size_t>(bytes), stream>>>(p);
+  return cudaGetLastError();
+}
+
+}  // namespace cairn::select_cuda

@@ -1,0 +1,164 @@
+// Landmark selection on a GPU: which kernel, workspace, launches. The kernels: few_rows.cuh, many_rows.cuh, merge.cu.
+#include <ATen/ops/empty.h>
+#include <ATen/ops/full.h>
+#include <ATen/ops/zeros.h>
+
+#include <algorithm>
+#include <cmath>
+
+#include "cairn/core/error.h"
+#include "cairn/ops/cuda/kernels.h"
+#include "cairn/ops/cuda/launch.h"
+#include "cairn/ops/select/launch.h"
+
+namespace cairn {
+namespace {
+
+using select_cuda::kFewRows;
+using select_cuda::Params;
+
+constexpr int64_t kAlignment = 16;  // bytes that a load takes
+constexpr int64_t kMostPasses = 4;  // of few rows, where tensor cores cannot serve: kFewRows rows each
+constexpr int64_t kMostGroups = 65535;
+constexpr int64_t kFewBlocks = 2;  // blocks a multiprocessor, few rows
+
+bool is_aligned(const at::Tensor& x) {
+  const int64_t size = x.element_size();
+  if (x.size(3) > 1 && x.stride(3) != 1) return false;
+  if (reinterpret_cast<uintptr_t>(x.const_data_ptr()) % kAlignment != 0) return false;
+  for (int64_t d = 0; d < 3; ++d) {
+    if (x.size(d) > 1 && x.stride(d) * size % kAlignment != 0) return false;
+  }
+  return true;
+}
+
+bool is_type(const at::Tensor& x) { return x.scalar_type() == at::kFloat || x.scalar_type() == at::kBFloat16; }
+
+select_cuda::Type type_of(const at::Tensor& x) {
+  return x.scalar_type() == at::kFloat ? select_cuda::Type::kFloat : select_cuda::Type::kBFloat16;
+}
+
+bool one_memory(const at::Tensor& rq, const std::vector<at::Tensor>& pages) {
+  return rq.size(0) > 1 && std::all_of(pages.begin(), pages.end(), [](const at::Tensor& page) { return page.stride(0) == 0; });
+}
+
+enum class Way { kNone, kFew, kMany };
+
+Way choose(const at::Tensor& rq, const std::vector<at::Tensor>& pages, int64_t n) {
+  if (!runs_kernels(rq) || !is_type(rq) || pages.empty() || n < 1 || n > select_cuda::kMostChosen) return Way::kNone;
+  const int64_t B = rq.size(0), L = rq.size(1), Q = rq.size(2), width = rq.size(3);
+  const auto type = pages[0].scalar_type();
+  if (!is_type(pages[0]) || width < 1 || width > select_cuda::kMostWidth || width * pages[0].element_size() % kAlignment != 0)
+    return Way::kNone;
+  for (const at::Tensor& page : pages) {
+    if (page.scalar_type() != type || page.device() != rq.device() || (page.numel() > 0 && !is_aligned(page))) return Way::kNone;
+  }
+  if (static_cast<int64_t>(pages.size()) > select_cuda::kMostParts) return Way::kNone;  // a list of each launch, at least
+  const bool shared = one_memory(rq, pages);
+  const int64_t rows = shared ? B * L : L, groups = shared ? Q : B * Q;
+  if (rows < 1 || groups < 1 || groups * kMostPasses > kMostGroups) return Way::kNone;
+  if (rows <= kFewRows) return Way::kFew;
+  if (rq.scalar_type() == at::kBFloat16 && type == at::kBFloat16 && select_cuda::many_rows_fit(n, rq.get_device())) return Way::kMany;
+  return rows <= kMostPasses * kFewRows ? Way::kFew : Way::kNone;
+}
+
+bool supports(const at::Tensor& rq, const std::vector<at::Tensor>& pages, int64_t n, const Visibility&) {
+  return choose(rq, pages, n) != Way::kNone;
+}
+
+// Cuts the pages into launches of kMostPages, ends them at `reach`, the chunks that the last row sees.
+std::vector<Params> with_pages(const Params& shape, const std::vector<at::Tensor>& pages, int64_t reach, Way way) {
+  const int64_t tile = select_cuda::few_rows_tile(shape.query_type, shape.landmark_type, shape.width);
+  std::vector<Params> launches;
+  int64_t begin = 0;
+  for (const at::Tensor& page : pages) {
+    const int64_t count = std::min(page.size(1), reach - begin);
+    if (count <= 0) continue;
+    if (launches.empty() || launches.back().page_count == select_cuda::kMostPages) {
+      launches.push_back(shape);
+      launches.back().begin = begin;
+    }
+    Params& p = launches.back();
+    p.pages[p.page_count++] = {page.const_data_ptr(), begin, count, page.stride(0), page.stride(1), page.stride(2), p.tiles};
+    p.tiles += (count + tile - 1) / tile;
+    begin += count;
+    p.end = begin;
+  }
+  if (way == Way::kMany) {
+    for (Params& p : launches) p.tiles = 0;
+  }
+  return launches;
+}
+
+Selection select(const at::Tensor& rq_in, const std::vector<at::Tensor>& pages, int64_t n, const Visibility& visibility) {
+  const c10::cuda::CUDAGuard guard(rq_in.device());
+  const Way way = choose(rq_in, pages, n);
+  CAIRN_CHECK(way != Way::kNone, "no kernel for this selection");
+  const at::Tensor rq = is_aligned(rq_in) ? rq_in : rq_in.contiguous();
+  const int64_t B = rq.size(0), L = rq.size(1), Q = rq.size(2);
+  Params shape = {};
+  shape.query = rq.const_data_ptr();
+  shape.query_batch_stride = rq.stride(0), shape.query_row_stride = rq.stride(1), shape.query_head_stride = rq.stride(2);
+  shape.batch = B, shape.rows = L, shape.heads = Q, shape.width = rq.size(3);
+  shape.position = visibility.first_position + (visibility.exclude_window > 0 ? 1 - visibility.exclude_window : 0);
+  shape.chunk = visibility.chunk, shape.first_chunk = visibility.first_chunk;
+  for (const at::Tensor& page : pages) {
+    CAIRN_CHECK(page.dim() == 4 && page.size(0) == B && page.size(2) == Q && page.size(3) == rq.size(3),
+                "rq [{},{},{},{}], landmarks [{},{},{},{}]", B, L, Q, rq.size(3), page.size(0), page.size(1), page.size(2), page.size(3));
+    shape.chunks += page.size(1);
+  }
+  shape.n = n;
+  shape.scale = static_cast<float>(1 / std::sqrt(static_cast<double>(rq.size(3))));
+  shape.query_type = type_of(rq), shape.landmark_type = type_of(pages[0]);
+  shape.shared = one_memory(rq, pages);
+  const int64_t bound = std::max<int64_t>(shape.position + L - 1, 0) / shape.chunk - shape.first_chunk;
+  const int64_t reach = std::clamp<int64_t>(bound, 0, shape.chunks);
+
+  Selection out;
+  const auto longs = rq.options().dtype(at::kLong), floats = rq.options().dtype(at::kFloat);
+  if (reach == 0) {
+    out.index = at::full({B, L, Q, n}, -1, longs);
+    out.score = at::zeros({B, L, Q, n}, floats);
+    return out;
+  }
+  out.index = at::empty({B, L, Q, n}, longs);
+  out.score = at::empty({B, L, Q, n}, floats);
+  std::vector<Params> launches = with_pages(shape, pages, reach, way);
+
+  // How many lists each launch makes of a row: enough blocks to fill the device.
+  const int64_t group_rows = shape.shared ? B * L : L, groups = shape.shared ? Q : B * Q, device_blocks = multiprocessors(rq);
+  const int64_t tile_rows = way == Way::kMany ? select_cuda::many_rows_tile(n) : kFewRows;
+  const int64_t blocks = groups * ((group_rows + tile_rows - 1) / tile_rows);
+  int64_t parts = 0;
+  const int64_t most = std::max<int64_t>(select_cuda::kMostParts / static_cast<int64_t>(launches.size()), 1);
+  for (Params& p : launches) {
+    if (way == Way::kFew) {
+      p.launch_parts = std::clamp<int64_t>((kFewBlocks * device_blocks + blocks - 1) / blocks, 1, p.tiles);
+    } else {
+      constexpr int64_t kLeastChunks = 128;  // a part should outweigh its list
+      p.launch_parts = std::clamp<int64_t>(device_blocks / blocks, 1, std::max<int64_t>((p.end - p.begin) / kLeastChunks, 1));
+    }
+    p.launch_parts = std::min(p.launch_parts, most);
+    p.first_part = parts;
+    parts += p.launch_parts;
+  }
+  at::Tensor lists;
+  if (parts > 1) lists = at::empty({B * L * Q, parts, n}, longs);
+  for (Params& p : launches) {
+    p.parts = parts;
+    p.partial = lists.defined() ? reinterpret_cast<uint64_t*>(lists.mutable_data_ptr<int64_t>()) : nullptr;
+    p.index = out.index.mutable_data_ptr<int64_t>();
+    p.score = out.score.mutable_data_ptr<float>();
+    check_launch(way == Way::kFew ? launch_few_rows(p, current_stream()) : launch_many_rows(p, current_stream()));
+  }
+  if (lists.defined()) check_launch(select_cuda::launch_merge(launches.front(), current_stream()));
+  return out;
+}
+
+const bool registered = register_cuda_kernels([](CudaKernels* table) {
+  table->select_supports = supports;
+  table->select_chunks = select;
+});
+
+}  // namespace
+}  // namespace cairn
