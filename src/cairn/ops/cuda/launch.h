@@ -7,6 +7,8 @@
 #include <c10/cuda/CUDAStream.h>
 #include <cuda_runtime_api.h>
 
+#include <cstdint>
+
 namespace cairn {
 
 // The stream of the current device's work; a c10::cuda::CUDAGuard on the operand's device comes first.
@@ -23,5 +25,8 @@ int multiprocessors(const at::Tensor& x);
 
 // True if `x` is on a GPU that the kernels are compiled for: compute capability 8.0 and up (sm_90a code, compute_80 PTX for the rest).
 bool runs_kernels(const at::Tensor& x);
+
+// `x` (contiguous) where loads of 16 bytes may begin: itself, or a copy.
+inline at::Tensor aligned(const at::Tensor& x) { return reinterpret_cast<uintptr_t>(x.const_data_ptr()) % 16 == 0 ? x : x.clone(); }
 
 }  // namespace cairn
