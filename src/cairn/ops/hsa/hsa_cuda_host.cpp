@@ -1,0 +1,195 @@
+// Memory attention on a GPU by kernels of our own: checks, workspace and stream. The kernels: ops/hsa/cuda, described in
+// docs/kernels-cuda.md.
+#include <ATen/Context.h>
+#include <ATen/TensorOperators.h>
+#include <ATen/ops/empty.h>
+#include <ATen/ops/zeros.h>
+
+#include <array>
+#include <atomic>
+#include <cmath>
+
+#include "cairn/core/error.h"
+#include "cairn/ops/cuda/kernels.h"
+#include "cairn/ops/cuda/launch.h"
+#include "cairn/ops/hsa/cuda/launch.h"
+#include "cairn/ops/hsa/cuda/plan.h"
+#include "cairn/ops/hsa/shapes.h"
+
+namespace cairn {
+namespace {
+
+using hsa_cuda::Params;
+using hsa_cuda::Rows;
+using hsa_cuda::Workspace;
+
+bool device_has_code(const at::Tensor& x) {
+  constexpr int kMostDevices = 64;
+  static std::array<std::atomic<int>, kMostDevices> known;  // 0: not asked, 1: no, 2: yes
+  if (!runs_kernels(x) || x.get_device() >= kMostDevices) return false;
+  auto& answer = known[static_cast<size_t>(x.get_device())];
+  if (answer.load(std::memory_order_relaxed) == 0) {
+    const c10::cuda::CUDAGuard guard(x.device());
+    answer.store(hsa_cuda::runs_here() ? 2 : 1, std::memory_order_relaxed);
+  }
+  return answer.load(std::memory_order_relaxed) == 2;
+}
+
+Params shape_of(const at::Tensor& q, const at::Tensor& k, const at::Tensor& index, const at::Tensor& weight, int64_t chunk) {
+  Params p;
+  p.B = q.size(0), p.L = q.size(1), p.H = q.size(2), p.G = k.size(2), p.D = q.size(3), p.S = chunk, p.C = k.size(1) / chunk;
+  p.N = index.size(3), p.Gi = index.size(2), p.Hw = weight.size(2);
+  p.R = static_cast<int32_t>(p.H / p.G);
+  p.scale = 1.0f / std::sqrt(static_cast<float>(p.D));
+  return p;
+}
+
+// Nothing to attend to: o and all gradients are 0.
+bool is_empty(const Params& p) { return p.B * p.L * p.N * p.C == 0; }
+
+bool supports(const at::Tensor& q, const at::Tensor& k, const at::Tensor& index, const at::Tensor& weight, int64_t chunk, bool, bool) {
+  if (q.scalar_type() != at::kBFloat16 || !device_has_code(q)) return false;
+  const Params p = shape_of(q, k, index, weight, chunk);
+  return hsa_cuda::plan_possible(p, /*backward=*/true) && hsa_cuda::plan_possible(p, /*backward=*/false);
+}
+
+// Whether the copy engine can fetch rows of x as they lie: whole 16 bytes, positive steps of the dimensions.
+bool fetchable(const at::Tensor& x) {
+  if (reinterpret_cast<uintptr_t>(x.const_data_ptr()) % 16 != 0 || x.stride(3) != 1) return false;
+  for (int64_t d = 0; d < 3; ++d) {
+    if (x.size(d) > 1 && (x.stride(d) <= 0 || x.stride(d) % 8 != 0)) return false;
+  }
+  return true;
+}
+
+// x as the copy engine can fetch it, kept alive in *hold.
+Rows rows_of(const at::Tensor& x, at::Tensor* hold) {
+  *hold = fetchable(x) ? x : aligned(x.contiguous());
+  return {hold->const_data_ptr(), hold->stride(0), hold->stride(1), hold->stride(2)};
+}
+
+// Operands and workspace of one launch; owns what Params points to.
+class Launch {
+ public:
+  Params p;
+  bool backward;
+
+  Launch(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v, const at::Tensor& index, const at::Tensor& weight, int64_t chunk,
+         bool off_by_one, bool backward_in)
+      : p(shape_of(q, k, index, weight, chunk)), backward(backward_in) {
+    p.off_by_one = off_by_one;
+    p.q = rows_of(q, &hold_[0]), p.k = rows_of(k, &hold_[1]), p.v = rows_of(v, &hold_[2]);
+    hold_[3] = index.contiguous(), hold_[4] = weight.contiguous();
+    p.index = hold_[3].const_data_ptr<int64_t>();
+    p.weight = hold_[4].const_data_ptr();
+    p.weight_bf16 = weight.scalar_type() == at::kBFloat16;
+  }
+  void set_grads(const at::Tensor& grad_o, const at::Tensor& grad_lse) {
+    p.grad_o = rows_of(grad_o, &hold_[5]);
+    if (!grad_lse.defined()) return;
+    hold_[6] = grad_lse.to(at::kFloat).contiguous();
+    p.grad_lse = hold_[6].const_data_ptr<float>();
+  }
+
+  // Cuts the work, inverts the selection and runs the kernel of the width.
+  void run() {
+    const cudaStream_t stream = current_stream();
+    const bool turns = backward && at::globalContext().deterministicAlgorithms();
+    const Workspace sizes = hsa_cuda::plan(&p, backward, multiprocessors(hold_[0]));
+    const int64_t pairs = p.B * p.L * p.Gi * p.N;
+    const size_t sort_bytes = hsa_cuda::inversion_workspace_bytes(pairs);
+    uint32_t* lists = static_cast<uint32_t*>(bytes(16 * pairs));
+    void* sort_space = bytes(static_cast<int64_t>(sort_bytes));
+    void* counters = bytes(sizes.counter_bytes);
+    p.partial = bytes(sizes.partial_bytes);
+    if (sizes.dot_bytes > 0) p.partial_dot = static_cast<float*>(bytes(sizes.dot_bytes));
+    hsa_cuda::set_counters(&p, counters, turns);
+    check_launch(hsa_cuda::launch_inversion(&p, lists, lists + 2 * pairs, sort_space, sort_bytes, counters,
+                                            static_cast<size_t>(sizes.counter_bytes), stream));
+    if (turns) {
+      unsigned int* before = static_cast<unsigned int*>(bytes(sizes.before * 4));
+      check_launch(hsa_cuda::launch_turns(p, before, static_cast<unsigned int*>(bytes(sizes.before * 4)), stream));
+      p.before = before;
+    }
+    check_launch(dispatch(stream));
+  }
+
+ private:
+  // Freed when this launch is out of scope; the caching allocator keeps the memory for this stream's later work.
+  void* bytes(int64_t count) {
+    space_.push_back(at::empty({count}, hold_[0].options().dtype(at::kByte)));
+    return space_.back().mutable_data_ptr();
+  }
+  cudaError_t dispatch(cudaStream_t stream) const {
+    const int processors = multiprocessors(hold_[0]);
+    switch (p.D) {
+      case 32:
+        return backward ? hsa_cuda::launch_backward<32>(p, processors, stream) : hsa_cuda::launch_forward<32>(p, processors, stream);
+      case 64:
+        return backward ? hsa_cuda::launch_backward<64>(p, processors, stream) : hsa_cuda::launch_forward<64>(p, processors, stream);
+      case 96:
+        return backward ? hsa_cuda::launch_backward<96>(p, processors, stream) : hsa_cuda::launch_forward<96>(p, processors, stream);
+      default:
+        return backward ? hsa_cuda::launch_backward<128>(p, processors, stream) : hsa_cuda::launch_forward<128>(p, processors, stream);
+    }
+  }
+
+  std::array<at::Tensor, 7> hold_;
+  std::vector<at::Tensor> space_;
+};
+
+HsaOutput forward(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v, const at::Tensor& index, const at::Tensor& weight,
+                  int64_t chunk, bool off_by_one, bool want_lse) {
+  const c10::cuda::CUDAGuard guard(q.device());
+  Launch launch(q, k, v, index, weight, chunk, off_by_one, /*backward=*/false);
+  Params& p = launch.p;
+  HsaOutput out;
+  if (want_lse) out.lse = at::zeros({p.B, p.L, p.H, p.N}, q.options().dtype(at::kFloat));
+  if (is_empty(p)) {
+    out.o = at::zeros({p.B, p.L, p.H, p.D}, q.options());
+    return out;
+  }
+  out.o = at::empty({p.B, p.L, p.H, p.D}, q.options());
+  p.o = out.o.mutable_data_ptr();
+  if (want_lse) p.lse = out.lse.mutable_data_ptr<float>();
+  if (hsa_cuda::few_rows(p)) {
+    check_launch(hsa_cuda::launch_few_rows(p, current_stream()));
+  } else {
+    launch.run();
+  }
+  return out;
+}
+
+HsaGradients backward(const at::Tensor& grad_o, const at::Tensor& grad_lse, const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
+                      const at::Tensor& index, const at::Tensor& weight, int64_t chunk, bool off_by_one) {
+  const c10::cuda::CUDAGuard guard(q.device());
+  Launch launch(q, k, v, index, weight, chunk, off_by_one, /*backward=*/true);
+  Params& p = launch.p;
+  const int64_t M = k.size(1);
+  HsaGradients out;
+  out.weight = at::zeros({p.B, p.L, p.Hw, p.N}, weight.options());
+  if (is_empty(p)) {
+    out.q = at::zeros({p.B, p.L, p.H, p.D}, q.options());
+    out.k = at::zeros({p.B, M, p.G, p.D}, k.options()), out.v = at::zeros({p.B, M, p.G, p.D}, v.options());
+    return out;
+  }
+  out.q = at::empty({p.B, p.L, p.H, p.D}, q.options());
+  out.k = at::empty({p.B, M, p.G, p.D}, k.options()), out.v = at::empty({p.B, M, p.G, p.D}, v.options());
+  const at::Tensor sums = at::zeros({2, p.B, p.G, p.C * p.S, p.D}, q.options().dtype(at::kFloat));
+  p.dk = sums.mutable_data_ptr<float>(), p.dv = p.dk + sums.numel() / 2;
+  p.o = out.q.mutable_data_ptr();
+  p.dweight = out.weight.mutable_data_ptr();
+  launch.set_grads(grad_o, grad_lse);
+  launch.run();
+  check_launch(hsa_cuda::launch_finish_keys(p, M, out.k.mutable_data_ptr(), out.v.mutable_data_ptr(), current_stream()));
+  return out;
+}
+
+[[maybe_unused]] const bool registered = register_cuda_kernels([](CudaKernels* table) {
+  table->hsa_supports = supports;
+  table->hsa_forward = forward;
+  table->hsa_backward = backward;
+});
+
+}  // namespace
+}  // namespace cairn
