@@ -55,12 +55,12 @@ bool plan_possible(const Params& p, bool backward) {
 }
 
 bool few_rows(const Params& p) {
-  constexpr int64_t kFewPairs = 2048;  // tiles of 16 heads; measured on an H200
+  constexpr int64_t kFewPairs = 8192;  // tiles of 16 heads; measured on an H200
   const int64_t pairs = p.B * p.L * p.N * p.G * ceil_div(p.H / p.G, 16);
   return pairs <= kFewPairs || p.L * p.N * 2 < p.C;
 }
 
-Workspace plan(Params* p, bool backward, int processors, const PlanOptions& options) {
+Workspace plan(Params* p, bool backward, bool turns, int processors, const PlanOptions& options) {
   const int64_t rows = p->B * p->L, R = p->H / p->G, tile_pairs = kTileRows / R, key_blocks = key_blocks_of(*p);
   p->R = static_cast<int32_t>(R);
   const int64_t row_bytes = p->H * p->N * p->D * 2 * (backward ? key_blocks : 1);  // partial results of a row of queries
@@ -106,9 +106,9 @@ Workspace plan(Params* p, bool backward, int processors, const PlanOptions& opti
   Workspace w;
   w.partial_bytes = p->ring * block_rows * row_bytes;
   w.dot_bytes = backward && dots_in_ring(*p) ? p->ring * block_rows * p->N * p->H * 4 : 0;
-  w.turns = backward ? p->B * p->G * p->C * key_blocks : 0;
-  w.before = backward ? p->blocks * p->B * p->Gi * p->C : 0;
-  w.counter_bytes = 8 + 2 * p->blocks * 4 + w.turns * 4;
+  w.starts = turns ? p->blocks * p->B * p->Gi * p->C : 0;
+  w.copies = turns ? kCopies : 1;
+  w.counter_bytes = 8 + 2 * p->blocks * 4 + (turns ? p->B * p->G * p->C * key_blocks * kCopies * 4 : 0);
   return w;
 }
 

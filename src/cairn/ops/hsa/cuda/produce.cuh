@@ -83,7 +83,7 @@ class Producer {
       const uint32_t ring_pair = static_cast<uint32_t>(p.H / p.Gi) * static_cast<uint32_t>(p.own_blocks);
       shared.item.block = ticket.block, shared.item.own = static_cast<int>(part % static_cast<uint32_t>(p.own_blocks));
       shared.item.first_pair = static_cast<uint32_t>(ticket.block * block_pairs), shared.item.ring_pair = ring_pair;
-      shared.item.place = static_cast<uint32_t>(first), shared.item.ring_row = ticket.block % p.ring * block_pairs * ring_pair;
+      shared.item.slice = slice, shared.item.ring_row = ticket.block % p.ring * block_pairs * ring_pair;
     }
     __syncwarp();
     fetch_tiles(count);
@@ -116,7 +116,7 @@ class Producer {
           stage.block = shared.item.block;
           if (kTensors == 2) {
             stage.key = static_cast<uint32_t>((b * p.Gi + (p.Gi == 1 ? 0 : g)) * p.C + chunk);
-            stage.run_place = shared.item.place + static_cast<uint32_t>(begin), stage.run_pairs = static_cast<uint32_t>(end - begin);
+            stage.slice = shared.item.slice, stage.run_pairs = static_cast<uint32_t>(end - begin);
           }
         }
         publish(bytes);

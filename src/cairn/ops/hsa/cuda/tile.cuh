@@ -128,7 +128,7 @@ struct Stage {
   int own;                        // 64 keys of the chunk that the item does (backward)
   bool run_ends, item_ends;       // with this tile
   uint32_t key;                   // (b Gi + gi) C + chunk
-  uint32_t run_place, run_pairs;  // the run's place in the sorted lists, its pairs
+  uint32_t slice, run_pairs;      // the item's slice of the block; pairs of the run
   int block;
   int64_t sum_row;                // reduce: row of o, in rows of D
   int sum_heads;                  // reduce: rows of D
@@ -145,7 +145,7 @@ struct Shared {
   union {
     struct {
       int block, own;
-      uint32_t first_pair, ring_pair, place;  // place: of the item in the sorted lists; the others as in Stage
+      uint32_t first_pair, ring_pair, slice;  // the block's first pair; rows of partial results of a pair
       int64_t ring_row;                       // of the block's first pair
       uint32_t starts[kMostItemPairs / 32 + 1];  // one bit a pair: it begins a run
       uint32_t pair[kMostItemPairs], token[kMostItemPairs], chunk[kMostItemPairs], b[kMostItemPairs], g[kMostItemPairs];
