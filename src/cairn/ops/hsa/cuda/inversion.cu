@@ -73,7 +73,9 @@ __global__ void before_kernel(const Params p, unsigned int* before) {
     if (key + 1 < keys) {
       end = p.starts[block * keys + key + 1] - first;
     } else {  // unused slots follow
-      end = static_cast<unsigned int>(first_not_below(p, static_cast<uint32_t>(block * (keys + 1) + keys), first, min((block + 1) * block_pairs, all))) - first;
+      end = static_cast<unsigned int>(
+                first_not_below(p, static_cast<uint32_t>(block * (keys + 1) + keys), first, min((block + 1) * block_pairs, all))) -
+            first;
     }
     for (unsigned int slice = start / T + (copy + kCopies - start / T % kCopies) % kCopies; slice * T < end; slice += kCopies) {
       count += min(end, (slice + 1) * T) - max(start, slice * T);
@@ -149,7 +151,7 @@ cudaError_t launch_finish_keys(const Params& p, int64_t M, void* dk, void* dv, c
   const int64_t threads = p.B * M * p.G * p.D / 4;
   if (threads == 0) return cudaSuccess;
   finish_keys_kernel<<<blocks_for(threads), kGridThreads, 0, stream>>>(p, M, static_cast<__nv_bfloat16*>(dk),
-                                                                        static_cast<__nv_bfloat16*>(dv));
+                                                                       static_cast<__nv_bfloat16*>(dv));
   return cudaGetLastError();
 }
 

@@ -15,8 +15,8 @@ struct PlanOptions {
 
 struct Workspace {
   int64_t partial_bytes = 0, dot_bytes = 0, counter_bytes = 0;  // Params: partial; partial_dot; ticket, main_done, reduce_done, turn
-  int64_t starts = 0;  // elements of starts; of before kCopies times as many
-  int64_t copies = 1;  // of dk and dv
+  int64_t starts = 0;                                           // elements of starts; of before kCopies times as many
+  int64_t copies = 1;                                           // of dk and dv
 };
 
 // Whether the kernels take these sizes at all: D, R, S, and numbers of pairs and keys that fit 32 bits.

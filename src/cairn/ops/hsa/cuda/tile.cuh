@@ -1,5 +1,5 @@
-// What the forward and the backward in chunk order share: the order of work, and the warp that fetches (the "producer"; the other four warps,
-// the "consumers", compute).
+// What the forward and the backward in chunk order share: the order of work, and the warp that fetches (the "producer"; the other four
+// warps, the "consumers", compute).
 #pragma once
 
 #include <cuda_bf16.h>
@@ -122,18 +122,18 @@ struct __align__(16) PairPlace {
 // What the producer tells the consumers about a stage.
 struct Stage {
   Kind kind;
-  int count;                      // pairs of the tile; partial results to sum
-  int g;                          // K/V head
-  int chunk_slot;                 // which of the fetched chunks
-  int own;                        // 64 keys of the chunk that the item does (backward)
-  bool run_ends, item_ends;       // with this tile
-  uint32_t key;                   // (b Gi + gi) C + chunk
-  uint32_t slice, run_pairs;      // the item's slice of the block; pairs of the run
+  int count;                  // pairs of the tile; partial results to sum
+  int g;                      // K/V head
+  int chunk_slot;             // which of the fetched chunks
+  int own;                    // 64 keys of the chunk that the item does (backward)
+  bool run_ends, item_ends;   // with this tile
+  uint32_t key;               // (b Gi + gi) C + chunk
+  uint32_t slice, run_pairs;  // the item's slice of the block; pairs of the run
   int block;
-  int64_t sum_row;                // reduce: row of o, in rows of D
-  int sum_heads;                  // reduce: rows of D
-  bool sum_ends;                  // reduce: these were the last partial results of the row
-  uint32_t number;                // reduce: of the item
+  int64_t sum_row;  // reduce: row of o, in rows of D
+  int sum_heads;    // reduce: rows of D
+  bool sum_ends;    // reduce: these were the last partial results of the row
+  uint32_t number;  // reduce: of the item
   PairPlace pair[kTileRows];
 };
 
@@ -145,8 +145,8 @@ struct Shared {
   union {
     struct {
       int block, own;
-      uint32_t first_pair, ring_pair, slice;  // the block's first pair; rows of partial results of a pair
-      int64_t ring_row;                       // of the block's first pair
+      uint32_t first_pair, ring_pair, slice;     // the block's first pair; rows of partial results of a pair
+      int64_t ring_row;                          // of the block's first pair
       uint32_t starts[kMostItemPairs / 32 + 1];  // one bit a pair: it begins a run
       uint32_t pair[kMostItemPairs], token[kMostItemPairs], chunk[kMostItemPairs], b[kMostItemPairs], g[kMostItemPairs];
     } item;
