@@ -4,10 +4,12 @@
 #include <ATen/TensorOperators.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/zeros.h>
+#include <c10/cuda/CUDACachingAllocator.h>
 
 #include <array>
 #include <atomic>
 #include <cmath>
+#include <vector>
 
 #include "cairn/core/error.h"
 #include "cairn/ops/cuda/kernels.h"
@@ -120,10 +122,11 @@ class Launch {
   }
 
  private:
-  // Freed when this launch is out of scope; the caching allocator keeps the memory for this stream's later work.
+  // Freed when this launch is out of scope; the caching allocator keeps the memory for this stream's later work. Not by at::empty, which
+  // fills memory in deterministic mode.
   void* bytes(int64_t count) {
-    space_.push_back(at::empty({count}, hold_[0].options().dtype(at::kByte)));
-    return space_.back().mutable_data_ptr();
+    space_.push_back(c10::cuda::CUDACachingAllocator::get()->allocate(static_cast<size_t>(count)));
+    return space_.back().get();
   }
   cudaError_t dispatch(cudaStream_t stream) const {
     const int processors = multiprocessors(hold_[0]);
@@ -140,7 +143,7 @@ class Launch {
   }
 
   std::array<at::Tensor, 7> hold_;
-  std::vector<at::Tensor> space_;
+  std::vector<c10::DataPtr> space_;
   at::Tensor sums_;
 };
 
