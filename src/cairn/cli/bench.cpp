@@ -194,7 +194,7 @@ void add_bench(CLI::App& app, Action* action) {
   ops->add_option("--device", o->device, "cpu, or cuda: kernels at fixed shapes, beside the plain paths and the machine's limits")
       ->check(CLI::IsMember({"cpu", "cuda"}))
       ->capture_default_str();
-  ops->add_option("--only", o->only, "cuda: lines whose name contains this");
+  ops->add_option("--only", o->only, "cuda: lines whose name or shape contains this");
   ops->add_option("--threads", o->threads, "Threads (0: as many as LibTorch takes)")->check(CLI::Range(0, 1024))->capture_default_str();
   ops->add_option("--turns", o->rounds, "Measured turns")->check(CLI::Range(1, 1000))->capture_default_str();
   ops->add_option("--length", o->length, "Tokens L")->check(CLI::Range(1, 1 << 20))->capture_default_str();

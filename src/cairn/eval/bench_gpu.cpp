@@ -174,7 +174,8 @@ int bench_gpu(const BenchGpuOptions& options) {
 
   std::vector<Line*> wanted;
   for (size_t i = 0; i < lines.size(); ++i) {
-    if (i < 3 || options.only.empty() || lines[i].name.find(options.only) != std::string::npos) wanted.push_back(&lines[i]);
+    if (i < 3 || options.only.empty() || (lines[i].name + " " + lines[i].shape).find(options.only) != std::string::npos)
+      wanted.push_back(&lines[i]);
   }
   measure(wanted, options.rounds);
   const double bandwidth = lines[0].bytes / lines[0].seconds, rate = lines[2].flops / lines[2].seconds;

@@ -8,7 +8,7 @@ namespace cairn {
 
 struct BenchGpuOptions {
   std::string json;     // also write the table there, if not empty
-  std::string only;     // lines whose name contains this; empty: all
+  std::string only;     // lines whose name or shape contains this; empty: all
   int64_t rounds = 21;  // measured turns; medians are shown
 };
 

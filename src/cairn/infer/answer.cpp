@@ -10,6 +10,7 @@
 
 #include "cairn/core/error.h"
 #include "cairn/core/random.h"
+#include "cairn/infer/graph_decoder.h"
 #include "cairn/text/utf8.h"
 
 namespace cairn {
@@ -160,10 +161,13 @@ std::vector<Answer> answer(const Reader& reader, const ReaderState& state, const
   const auto batch = count == 1 ? state.fork() : state.expand(count);
   at::Tensor next = at::empty({count, column}, at::kLong);
   for (int64_t r = 0; r < count; ++r) std::copy_n(prompts[r].begin(), column, next.data_ptr<int64_t>() + r * column);
+  StepDecoder steps(reader, *batch, options.reads ? 0 : options.max_tokens);  // what a token read is not recorded
   for (;;) {
     Trace trace;
-    const at::Tensor logits =
-        reader.advance_last(*batch, next.to(reader.device()), 1, options.reads ? &trace : nullptr).select(1, 0).to(at::kCPU).contiguous();
+    const at::Tensor given = next.to(reader.device());
+    const at::Tensor made =
+        options.reads || given.size(1) > 1 ? reader.advance_last(*batch, given, 1, options.reads ? &trace : nullptr) : steps.advance(given);
+    const at::Tensor logits = made.select(1, 0).to(at::kCPU).contiguous();
     const int64_t vocab = logits.size(1), last = next.size(1) - 1;
     next = at::empty({count, 1}, at::kLong);
     bool all_done = true;

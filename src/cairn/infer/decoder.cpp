@@ -11,6 +11,7 @@
 #include <algorithm>
 
 #include "cairn/core/error.h"
+#include "cairn/infer/graph_decoder.h"
 
 namespace cairn {
 
@@ -27,12 +28,14 @@ std::vector<std::vector<int32_t>> generate(const Reader& reader, ReaderState& st
   const at::Tensor begins = at::tensor(at::ArrayRef<int64_t>(begin), at::TensorOptions().dtype(at::kLong)).to(reader.device());
   at::Tensor next = reader.advance_last(state, ids.narrow(1, 0, first), 1).select(1, 0).argmax(-1);
   std::vector<at::Tensor> columns;
+  StepDecoder steps(reader, state, last - first);
   for (int64_t column = first; column < last; ++column) {
     // No number comes back to the host in this loop: a GPU is never waited for.
     const at::Tensor token = at::where(begins <= column, next, ids.select(1, column));
     columns.push_back(token);
-    if (column + 1 < last) next = reader.advance_last(state, token.unsqueeze(1), 1).select(1, 0).argmax(-1);
+    if (column + 1 < last) next = steps.advance(token.unsqueeze(1)).select(1, 0).argmax(-1);
   }
+  steps.finish();
   const at::Tensor made = at::stack(columns, 1).to(at::kCPU, at::kInt).contiguous();
   std::vector<std::vector<int32_t>> result(rows);
   for (int64_t row = 0; row < rows; ++row) {

@@ -123,6 +123,8 @@ class Reader final : public LanguageModel {
   static int64_t state_bytes(const ModelConfig& config, int64_t batch, int64_t tokens, at::ScalarType compute);
   // Tokens of a segment, all rows together.
   int64_t segment_tokens() const;
+  // What every forward pass of this reader is made with.
+  ForwardOptions forward_options() const;
 
  private:
   // Lower half over `tokens`; takes what it completes into the memory, keeps the tail. Returns the midpoint states [B,n,d].
@@ -134,7 +136,6 @@ class Reader final : public LanguageModel {
   void read_blocks(ReaderState& state, int64_t count, const std::function<at::Tensor(int64_t, int64_t)>& tokens_at,
                    const std::function<bool(int64_t)>& progress) const;
   at::Tensor fetch_tokens(int64_t batch, int64_t begin, int64_t count, const TokenFetch& fetch) const;
-  ForwardOptions forward_options() const;
 
   std::shared_ptr<const Model> model_;
   ReaderOptions options_;

@@ -16,6 +16,7 @@
 #include <utility>
 
 #include "cairn/core/error.h"
+#include "cairn/ops/gather/gather.h"
 
 namespace cairn {
 
@@ -228,6 +229,16 @@ void ChunkMemory::gather(const at::Tensor& index, at::Tensor* k, at::Tensor* v, 
     *v = pages_[0].v.flatten(1, 2);
     *renumbered = first_chunk_ == 0 ? index : at::where(index >= 0, index - first_chunk_, index);
     return;
+  }
+  ChunkPages pages;
+  if (index.is_cuda()) {
+    pages.first_chunk = first_chunk_;
+    for (const Page& page : pages_) pages.k.push_back(page.k.narrow(1, 0, page.used)), pages.v.push_back(page.v.narrow(1, 0, page.used));
+    if (gather_chunks_supports(pages, index)) {
+      const GatheredChunks gathered = gather_chunks(pages, index);
+      *k = gathered.k, *v = gathered.v, *renumbered = gathered.index;
+      return;
+    }
   }
   // Every (row, chunk) pair once, sorted by row, then by chunk: pair = row * chunks + chunk.
   const auto longs = index.options();

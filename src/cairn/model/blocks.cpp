@@ -39,10 +39,12 @@ at::Tensor output(const at::Tensor& attended, const Weights& weights, const std:
 
 }  // namespace
 
-SegmentPositions segment_positions(const ModelConfig& c, int64_t first_position, int64_t length, const at::Tensor& like) {
+SegmentPositions segment_positions(const ModelConfig& c, const SegmentStart& start, int64_t length, const at::Tensor& like) {
   SegmentPositions positions;
   if (c.positions == "rope") {
-    positions.rotary = rotary_table(first_position, length, c.head_dim, c.rope_theta, like.device(), like.scalar_type());
+    positions.rotary = start.on_device.defined()
+                           ? rotary_table(start.on_device, length, c.head_dim, c.rope_theta, like.scalar_type())
+                           : rotary_table(start.first, length, c.head_dim, c.rope_theta, like.device(), like.scalar_type());
   } else if (c.positions == "alibi") {
     // Slopes 2^(-8 (h+1) / H), the geometric row of the ALiBi paper (arXiv 2108.12409).
     const at::Tensor h = at::arange(1, c.heads + 1, at::TensorOptions().dtype(at::kFloat).device(like.device()));

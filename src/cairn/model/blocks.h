@@ -18,7 +18,7 @@ struct SegmentPositions {
   RotaryTable rotary;  // undefined unless positions = rope
   at::Tensor alibi;    // slopes [heads] fp32, undefined unless positions = alibi
 };
-SegmentPositions segment_positions(const ModelConfig& config, int64_t first_position, int64_t length, const at::Tensor& like);
+SegmentPositions segment_positions(const ModelConfig& config, const SegmentStart& start, int64_t length, const at::Tensor& like);
 
 // x + o_proj(window_attention(norm(x))); parameters under `prefix` ("lower.0.attention"). cache null: the text starts with this segment.
 at::Tensor window_attention_block(const at::Tensor& x, const Weights& weights, const std::string& prefix, const ModelConfig& config,

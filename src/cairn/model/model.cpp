@@ -52,10 +52,10 @@ Model::Model(ModelConfig config, std::shared_ptr<Parameters> parameters)
 
 at::Tensor Model::embed(const at::Tensor& tokens) const { return at::embedding((*parameters_)["embed.weight"], tokens); }
 
-at::Tensor Model::lower(at::Tensor x, int64_t first_position, std::vector<WindowCache>* caches, at::ScalarType compute) const {
+at::Tensor Model::lower(at::Tensor x, const SegmentStart& start, std::vector<WindowCache>* caches, at::ScalarType compute) const {
   const Weights weights(*parameters_, compute, cache_.get());
   if (caches != nullptr) caches->resize(config_.lower_layers);
-  const SegmentPositions positions = segment_positions(config_, first_position, x.size(1), x);
+  const SegmentPositions positions = segment_positions(config_, start, x.size(1), x);
   for (int64_t i = 0; i < config_.lower_layers; ++i) {
     const std::string prefix = "lower." + std::to_string(i);
     x = window_attention_block(x, weights, prefix + ".attention", config_, positions, caches != nullptr ? &(*caches)[i] : nullptr);
@@ -69,13 +69,13 @@ ChunkEncoding Model::encode_chunks(const at::Tensor& x, at::ScalarType compute) 
   return cairn::encode_chunks(x, Weights(*parameters_, compute, cache_.get()), config_);
 }
 
-at::Tensor Model::upper(at::Tensor x, int64_t first_position, MemoryAccess* memory, std::vector<WindowCache>* caches,
+at::Tensor Model::upper(at::Tensor x, const SegmentStart& start, MemoryAccess* memory, std::vector<WindowCache>* caches,
                         const ForwardOptions& options, Trace* trace) const {
   const Weights weights(*parameters_, options.compute, cache_.get());
-  const SegmentPositions positions = segment_positions(config_, first_position, x.size(1), x);
+  const SegmentPositions positions = segment_positions(config_, start, x.size(1), x);
   size_t next_window = 0, next_query = static_cast<size_t>(config_.upper_windows());
   if (caches != nullptr) caches->resize(next_query + upper_layers_.size());
-  MemoryContext context{memory, first_position, {}, trace};
+  MemoryContext context{memory, start.first, {}, trace};
   for (size_t i = 0; i < upper_layers_.size(); ++i) {
     const UpperLayer& layer = upper_layers_[i];
     const std::string prefix = "upper." + std::to_string(i);

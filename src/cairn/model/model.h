@@ -4,6 +4,7 @@
 #include <ATen/core/Tensor.h>
 
 #include <memory>
+#include <utility>
 #include <vector>
 
 #include "cairn/model/config.h"
@@ -42,6 +43,15 @@ class MemoryAccess {
 
 class WeightCache;
 
+// Where a segment stands: the absolute position of its column 0, also on the device if the work is recorded and replayed at later positions
+// (of the same chunk: what is visible is decided by `first`).
+struct SegmentStart {
+  SegmentStart(int64_t first_position) : first(first_position) {}  // NOLINT: a position is a start
+  SegmentStart(int64_t first_position, at::Tensor device_position) : first(first_position), on_device(std::move(device_position)) {}
+  int64_t first = 0;
+  at::Tensor on_device;  // int64, no dimension; or undefined
+};
+
 class Model {
  public:
   Model(ModelConfig config, std::shared_ptr<Parameters> parameters);
@@ -49,14 +59,14 @@ class Model {
   // tokens int64 [B,L] from position 0. Differentiable.
   ForwardResult forward(const at::Tensor& tokens, const ForwardOptions& options) const;
 
-  // The halves. first_position: absolute position of column 0. caches: read and replaced, sized by the callee (one a window attention; with
+  // The halves. caches: read and replaced, sized by the callee (one a window attention; with
   // retrieval_stride = chunk one more a retrieval, whose k holds the query of the last chunk's end); null: text starts here and nothing is
   // kept.
   at::Tensor embed(const at::Tensor& tokens) const;  // fp32 [B,L,d]
-  at::Tensor lower(at::Tensor x, int64_t first_position, std::vector<WindowCache>* caches, at::ScalarType compute) const;
+  at::Tensor lower(at::Tensor x, const SegmentStart& start, std::vector<WindowCache>* caches, at::ScalarType compute) const;
   ChunkEncoding encode_chunks(const at::Tensor& x, at::ScalarType compute) const;  // x [B,C*S,d]
   // memory null: every memory output is 0. Returns hidden after the final norm, [B,L,d] in the compute dtype.
-  at::Tensor upper(at::Tensor x, int64_t first_position, MemoryAccess* memory, std::vector<WindowCache>* caches,
+  at::Tensor upper(at::Tensor x, const SegmentStart& start, MemoryAccess* memory, std::vector<WindowCache>* caches,
                    const ForwardOptions& options, Trace* trace) const;
   at::Tensor logits(const at::Tensor& hidden) const;  // fp32 [...,vocab]
 

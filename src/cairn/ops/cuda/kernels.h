@@ -6,9 +6,13 @@
 #include <ATen/core/Tensor.h>
 
 #include <cstdint>
+#include <functional>
+#include <memory>
 #include <tuple>
 #include <vector>
 
+#include "cairn/ops/cuda/recorded.h"
+#include "cairn/ops/gather/gather.h"
 #include "cairn/ops/hsa/gradients.h"
 #include "cairn/ops/hsa/hsa.h"
 #include "cairn/ops/select/select.h"
@@ -53,6 +57,13 @@ struct CudaKernels {
                                    const at::Tensor& correct) = nullptr;
   at::Tensor (*cross_entropy_gradient)(const at::Tensor& logits, const at::Tensor& target, const at::Tensor& lse, const at::Tensor& scale,
                                        at::ScalarType out) = nullptr;
+
+  // Chunks of few selected slots (ops/gather/gather.h).
+  bool (*gather_supports)(const ChunkPages& pages, const at::Tensor& index) = nullptr;
+  GatheredChunks (*gather_chunks)(const ChunkPages& pages, const at::Tensor& index) = nullptr;
+
+  // What `work` queues, recorded instead of run (ops/cuda/recorded.h).
+  std::unique_ptr<RecordedWork> (*record)(const std::function<void()>& work) = nullptr;
 };
 
 // Null where this program was built without CUDA, and while they are switched off.

@@ -12,18 +12,33 @@
 
 namespace cairn {
 
+namespace {
+
+// position int64 [L].
+RotaryTable table_of(const at::Tensor& position, int64_t head_dim, double theta, at::ScalarType dtype) {
+  const auto type = dtype == at::kDouble ? at::kDouble : at::kFloat;
+  const at::Tensor frequency =
+      at::pow(theta, at::arange(0, head_dim, 2, position.options().dtype(at::kDouble)) / static_cast<double>(-head_dim));
+  // cos and sin of fp64 reduce modulo 2 pi exactly by themselves; only the finished values are rounded.
+  const at::Tensor angle = position.to(at::kDouble).unsqueeze(1) * frequency;
+  return {at::cos(angle).to(type), at::sin(angle).to(type)};
+}
+
+}  // namespace
+
 RotaryTable rotary_table(int64_t first, int64_t length, int64_t head_dim, double theta, at::Device device, at::ScalarType dtype) {
   CAIRN_CHECK(first >= 0 && length >= 0 && head_dim >= 2 && head_dim % 2 == 0 && theta > 0,
               "rotary_table: first {}, length {}, head width {}, theta {}", first, length, head_dim, theta);
   CAIRN_CHECK(first <= (int64_t{1} << 52) - length, "rotary_table: position {} is not exact in fp64", first + length);
   const at::NoGradGuard no_grad;
-  const auto type = dtype == at::kDouble ? at::kDouble : at::kFloat;
-  const auto wide = at::TensorOptions().dtype(at::kDouble).device(device);
-  const at::Tensor position = at::arange(first, first + length, at::TensorOptions().dtype(at::kLong).device(device)).to(at::kDouble);
-  const at::Tensor frequency = at::pow(theta, at::arange(0, head_dim, 2, wide) / static_cast<double>(-head_dim));
-  // cos and sin of fp64 reduce modulo 2 pi exactly by themselves; only the finished values are rounded.
-  const at::Tensor angle = position.unsqueeze(1) * frequency;
-  return {at::cos(angle).to(type), at::sin(angle).to(type)};
+  return table_of(at::arange(first, first + length, at::TensorOptions().dtype(at::kLong).device(device)), head_dim, theta, dtype);
+}
+
+RotaryTable rotary_table(const at::Tensor& first, int64_t length, int64_t head_dim, double theta, at::ScalarType dtype) {
+  CAIRN_CHECK(first.dim() == 0 && first.scalar_type() == at::kLong && head_dim >= 2 && head_dim % 2 == 0 && theta > 0,
+              "rotary_table: a first position of {} dimensions", first.dim());
+  const at::NoGradGuard no_grad;
+  return table_of(first + at::arange(length, first.options()), head_dim, theta, dtype);
 }
 
 at::Tensor norm_rotate(const at::Tensor& x, const at::Tensor& weight, const RotaryTable& table) {

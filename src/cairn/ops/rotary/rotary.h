@@ -14,6 +14,9 @@ struct RotaryTable {
 // Positions first .. first + length.
 RotaryTable rotary_table(int64_t first, int64_t length, int64_t head_dim, double theta, at::Device device, at::ScalarType dtype);
 
+// The same from a first position that is on the device (int64, no dimension): for recorded work, where it changes from run to run.
+RotaryTable rotary_table(const at::Tensor& first, int64_t length, int64_t head_dim, double theta, at::ScalarType dtype);
+
 // x [B,L,H,D], weight [D] -> rotate(rms_norm(x) * weight); table undefined: norm only. Result has x's dtype. Differentiable in x and
 // weight.
 at::Tensor norm_rotate(const at::Tensor& x, const at::Tensor& weight, const RotaryTable& table);

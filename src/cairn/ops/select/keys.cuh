@@ -134,6 +134,7 @@ struct TopBuffer {
     uint64_t x[R];
 #pragma unroll
     for (int i = 0; i < R; ++i) x[i] = i * 32 + lane < have ? keys[i * 32 + lane] : 0;
+    __syncwarp();  // all lanes have read
     warp_sort<R>(x);
 #pragma unroll
     for (int i = 0; i < R; ++i) {

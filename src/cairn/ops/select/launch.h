@@ -51,8 +51,9 @@ cudaError_t launch_few_rows(const Params& params, cudaStream_t stream);
 
 // Any number of rows of bf16 against bf16 landmarks, on tensor cores. With parts == 1 writes index and score, otherwise the lists.
 cudaError_t launch_many_rows(const Params& params, cudaStream_t stream);
-// Rows of a tile for this N; false where the device has too little shared memory for it.
+// Rows of a tile, and blocks that share a multiprocessor, for this N; false where the device has too little shared memory for it.
 int64_t many_rows_tile(int64_t n);
+int64_t many_rows_blocks(int64_t n);
 bool many_rows_fit(int64_t n, int device);
 
 // The N best of each row's lists, nearest first, into index and score.

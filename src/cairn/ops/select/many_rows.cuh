@@ -14,18 +14,25 @@ constexpr int kDepth = 64;  // numbers of a row that a stage holds: 128 bytes, 8
 constexpr int kUnits = 8, kUnitNumbers = 8, kRowBytes = kDepth * 2;
 constexpr int kMostStages = 3, kFewestStages = 2;
 
-// 8 warps as 2 x 4; a warp's part of the tile is (16 MT) x (8 NT). BUFFER keys a row.
-template <int ROW_TILES, int CHUNK_TILES, int KEYS>
+// 8 warps as 2 x 4; a warp's part of the tile is (16 ROW_TILES) x (8 CHUNK_TILES). KEYS: buffer of a row. BLOCKS share a multiprocessor:
+// one multiplies while another gathers.
+template <int ROW_TILES, int CHUNK_TILES, int KEYS, int BLOCKS>
 struct ManyShape {
-  static constexpr int kRowTiles = ROW_TILES, kChunkTiles = CHUNK_TILES;
+  static constexpr int kRowTiles = ROW_TILES, kChunkTiles = CHUNK_TILES, kBlocks = BLOCKS;
   static constexpr int kRows = 2 * 16 * ROW_TILES, kChunks = 4 * 8 * CHUNK_TILES, kKeys = KEYS;
   static constexpr int kStageBytes = (kRows + kChunks) * kRowBytes;
   static constexpr int kFixedBytes = kRows * (KEYS * 8 + 8 + 8 + 8 + 4 + 4 + 4);
   static constexpr int bytes(int stages) { return stages * kStageBytes + kFixedBytes; }
 };
-using ShortLists = ManyShape<4, 8, 64>;  // 128 rows x 256 chunks; N <= 32
-constexpr int kSamples = 16;             // lanes that hold a row of the tile
-using LongLists = ManyShape<2, 4, 256>;  // 64 rows x 128 chunks; N <= kMostChosen
+using ShortLists = ManyShape<4, 4, 32, 2>;   // 128 rows x 128 chunks; N <= 16
+using MiddleLists = ManyShape<4, 8, 64, 1>;  // 128 rows x 256 chunks; N <= 32
+using LongLists = ManyShape<2, 4, 256, 1>;   // 64 rows x 128 chunks; N <= kMostChosen
+constexpr int kSamples = 32;                 // lanes that hold a row of the tile, twice
+
+// Shared memory of a device in bytes: what a block may have, and a multiprocessor has.
+struct Memory {
+  int block, multiprocessor;
+};
 
 // Where unit u of row r of a stage lies: rows are rotated so that the 8 rows of a matrix load fall on different banks.
 __device__ inline uint32_t unit_at(uint32_t base, int r, int u) {
@@ -57,6 +64,7 @@ __device__ inline void cut_row(ManyLists<Shape>& lists, int r, int n, float scal
   const int lane = threadIdx.x & 31, have = min(lists.count[r], Shape::kKeys);
 #pragma unroll
   for (int i = 0; i < kEach; ++i) x[i] = i * 32 + lane < have ? lists.keys[r][i * 32 + lane] : 0;
+  __syncwarp();  // all lanes have read
   if (have <= 32) {
     uint64_t few[1] = {x[0]};
     warp_sort<1>(few);
@@ -126,7 +134,7 @@ __device__ inline void first_bars(const Params& p, ManyLists<Shape>& lists, cons
 }
 
 template <typename Shape>
-__global__ void __launch_bounds__(kManyThreads, 1) many_rows_kernel(const __grid_constant__ Params p, int stages) {
+__global__ void __launch_bounds__(kManyThreads, Shape::kBlocks) many_rows_kernel(const __grid_constant__ Params p, int stages) {
   constexpr int kRowTiles = Shape::kRowTiles, kChunkTiles = Shape::kChunkTiles, kEach = Shape::kKeys / 32;
   extern __shared__ __align__(128) unsigned char memory[];
   auto& lists = *reinterpret_cast<ManyLists<Shape>*>(memory + stages * Shape::kStageBytes);
@@ -234,6 +242,8 @@ __global__ void __launch_bounds__(kManyThreads, 1) many_rows_kernel(const __grid
   };
 
   const int row_base = (warp / 4) * 16 * kRowTiles, chunk_base = (warp % 4) * 8 * kChunkTiles;
+  // Rows are cut long before their buffers are full: a fresh bar spares more than a cut costs.
+  const int limit = n <= Shape::kKeys / 4 ? Shape::kKeys / 2 - 1 : (Shape::kKeys + n) / 2;
   float c[kRowTiles][kChunkTiles][4];
   for (int s = 1; s < stages; ++s) {
     prepare();
@@ -262,7 +272,7 @@ __global__ void __launch_bounds__(kManyThreads, 1) many_rows_kernel(const __grid
       const uint32_t b_at = stage_at + (Shape::kRows + chunk_base + (lane & 7) + lane / 16 * 8) * kRowBytes;
       const uint32_t b_unit = ((lane / 8 & 1) ^ (lane & 7)) * kUnitBytes;
       if (++stage == stages) stage = 0;
-#pragma unroll
+#pragma unroll 2
       for (int k16 = 0; k16 < kDepth / 16; ++k16) {
         uint32_t a[kRowTiles][4];
 #pragma unroll
@@ -357,9 +367,21 @@ __global__ void __launch_bounds__(kManyThreads, 1) many_rows_kernel(const __grid
   }
 }
 
+constexpr int kReservedBytes = 2048;  // of a block's shared memory: static variables and the system's own
+
+// Stages that fit with kBlocks blocks a multiprocessor, or fewer blocks; 0: none.
 template <typename Shape>
-cudaError_t launch_many(const Params& p, int most_bytes, cudaStream_t stream) {
-  const int stages = Shape::bytes(kMostStages) <= most_bytes ? kMostStages : kFewestStages;
+int stages_of(const Memory& memory) {
+  for (const int stages : {kMostStages, kFewestStages}) {
+    if (Shape::kBlocks * (Shape::bytes(stages) + kReservedBytes) <= memory.multiprocessor && Shape::bytes(stages) <= memory.block)
+      return stages;
+  }
+  return Shape::bytes(kFewestStages) + kReservedBytes <= memory.block ? kFewestStages : 0;
+}
+
+template <typename Shape>
+cudaError_t launch_many(const Params& p, const Memory& memory, cudaStream_t stream) {
+  const int stages = stages_of<Shape>(memory);
   const auto kernel = many_rows_kernel<Shape>;
   if (const cudaError_t error = allow_shared(kernel, Shape::bytes(stages)); error != cudaSuccess) return error;
   const int64_t group_rows = p.shared ? p.batch * p.rows : p.rows, groups = p.shared ? p.heads : p.batch * p.heads;
@@ -369,7 +391,8 @@ cudaError_t launch_many(const Params& p, int most_bytes, cudaStream_t stream) {
   return cudaGetLastError();
 }
 
-cudaError_t launch_short_lists(const Params& p, int most_bytes, cudaStream_t stream);
-cudaError_t launch_long_lists(const Params& p, int most_bytes, cudaStream_t stream);
+cudaError_t launch_short_lists(const Params& p, const Memory& memory, cudaStream_t stream);
+cudaError_t launch_middle_lists(const Params& p, const Memory& memory, cudaStream_t stream);
+cudaError_t launch_long_lists(const Params& p, const Memory& memory, cudaStream_t stream);
 
 }  // namespace cairn::select_cuda

@@ -2,8 +2,8 @@
 
 namespace cairn::select_cuda {
 
-cudaError_t launch_short_lists(const Params& p, int most_bytes, cudaStream_t stream) {
-  return launch_many<ShortLists>(p, most_bytes, stream);
+cudaError_t launch_short_lists(const Params& p, const Memory& memory, cudaStream_t stream) {
+  return launch_many<ShortLists>(p, memory, stream);
 }
 
 }  // namespace cairn::select_cuda

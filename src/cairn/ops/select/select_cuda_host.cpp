@@ -136,7 +136,8 @@ Selection select(const at::Tensor& rq_in, const std::vector<at::Tensor>& pages, 
       p.launch_parts = std::clamp<int64_t>((kFewBlocks * device_blocks + blocks - 1) / blocks, 1, p.tiles);
     } else {
       constexpr int64_t kLeastChunks = 128;  // a part should outweigh its list
-      p.launch_parts = std::clamp<int64_t>(device_blocks / blocks, 1, std::max<int64_t>((p.end - p.begin) / kLeastChunks, 1));
+      p.launch_parts = std::clamp<int64_t>(select_cuda::many_rows_blocks(n) * device_blocks / blocks, 1,
+                                           std::max<int64_t>((p.end - p.begin) / kLeastChunks, 1));
     }
     p.launch_parts = std::min(p.launch_parts, most);
     p.first_part = parts;

@@ -1,0 +1,59 @@
+// Decoding one token a step as recorded work (a CUDA graph): the step's few hundred small kernels cost one launch, so a token takes what
+// the GPU needs for it, not what the host needs to ask for it.
+//
+// A recording holds from one completed chunk to the next: inside, the chunks in sight are the same and every tensor has its shape; the one
+// thing that changes, the position, lies on the device. When a chunk is complete it is encoded, appended, and the step recorded again.
+#pragma once
+
+#include <memory>
+#include <optional>
+
+#include "cairn/infer/reader.h"
+#include "cairn/ops/cuda/recorded.h"
+
+namespace cairn {
+
+class GraphDecoder {
+ public:
+  // Whether steps of `state` can be recorded: on a GPU, in a program with kernels, the windows full, the upper half already run behind the
+  // text, retrieval per token and no chunk leaving sight inside a chunk (exclude_window).
+  static bool supports(const Reader& reader, const ReaderState& state);
+
+  // Works on a fork of `state`, which stays as it is and must not be edited meanwhile.
+  GraphDecoder(const Reader& reader, const ReaderState& state);
+
+  // As Reader::advance_last(state, tokens [B,1], 1): logits fp32 [B,1,vocab], good until the next call.
+  at::Tensor advance(const at::Tensor& tokens);
+  // The state behind all tokens so far, as advance_last() would have left it. The decoder is used up.
+  std::unique_ptr<ReaderState> finish();
+
+ private:
+  void step();            // what is recorded
+  void complete_chunk();  // the partial chunk joins the memory
+  const Reader& reader_;
+  std::unique_ptr<ReaderState> state_;  // its caches and tail are tensors of our own, changed in place
+  at::Tensor tokens_, position_, x_, logits_;
+  at::Tensor partial_;  // [B,S,d], the first `pending_` columns used
+  int64_t pending_ = 0;
+  std::unique_ptr<RecordedWork> recorded_;
+};
+
+// One token a step behind a state: as recorded work where that is possible and so many steps are worth the recording, else step by step.
+class StepDecoder {
+ public:
+  static constexpr int64_t kWorthRecording = 24;  // steps; a recording costs about as much as four of them
+
+  // state must outlive this; it moves on with the tokens, at the latest at finish().
+  StepDecoder(const Reader& reader, ReaderState& state, int64_t steps);
+  at::Tensor advance(const at::Tensor& tokens);  // [B,1] -> logits fp32 [B,1,vocab], good until the next call
+  void finish();
+  bool records() const { return graph_.has_value(); }
+
+ private:
+  const Reader& reader_;
+  ReaderState& state_;
+  const int64_t steps_;
+  std::optional<GraphDecoder> graph_;
+};
+
+}  // namespace cairn

@@ -1,0 +1,56 @@
+#include "cairn/ops/gather/gather.h"
+
+#include <ATen/TensorOperators.h>
+#include <ATen/ops/arange.h>
+#include <ATen/ops/where.h>
+#include <ATen/ops/zeros.h>
+
+#include "cairn/core/error.h"
+#include "cairn/ops/cuda/kernels.h"
+
+namespace cairn {
+namespace {
+
+constexpr int64_t kMostSlots = 4096;  // beyond, chunks that several rows chose should be copied once
+
+}  // namespace
+
+bool gather_chunks_supports(const ChunkPages& pages, const at::Tensor& index) {
+  const CudaKernels* own = index.is_cuda() ? cuda_kernels() : nullptr;
+  return own != nullptr && own->gather_supports != nullptr && index.numel() <= kMostSlots && own->gather_supports(pages, index);
+}
+
+GatheredChunks gather_chunks(const ChunkPages& pages, const at::Tensor& index) {
+  CAIRN_CHECK(pages.k.size() == pages.v.size() && !pages.k.empty() && index.dim() == 4 && index.size(0) == pages.k[0].size(0),
+              "{} and {} pages, index of {} rows", pages.k.size(), pages.v.size(), index.size(0));
+  return gather_chunks_supports(pages, index) ? cuda_kernels()->gather_chunks(pages, index) : gather_chunks_reference(pages, index);
+}
+
+GatheredChunks gather_chunks_reference(const ChunkPages& pages, const at::Tensor& index) {
+  const at::Tensor& like = pages.k[0];
+  const int64_t B = index.size(0), slots = index.numel() / std::max<int64_t>(B, 1), S = like.size(2), G = like.size(3), D = like.size(4);
+  const at::Tensor chunk = index.reshape({B, slots}) - pages.first_chunk, row = at::arange(B, index.options()).unsqueeze(1);
+  GatheredChunks out;
+  out.k = at::zeros({B, slots, S, G, D}, like.options());
+  out.v = at::zeros({B, slots, S, G, D}, like.options());
+  int64_t begin = 0;
+  for (size_t p = 0; p < pages.k.size(); ++p) {
+    const int64_t count = pages.k[p].size(1);
+    if (count == 0) continue;
+    const at::Tensor here = chunk.ge(begin).logical_and(chunk.lt(begin + count)).logical_and(index.reshape({B, slots}).ge(0));
+    const at::Tensor place = (chunk - begin).clamp(0, count - 1), kept = here.view({B, slots, 1, 1, 1});
+    const auto take = [&](const at::Tensor& page, const at::Tensor& so_far) {
+      return at::where(kept, page.index({row.expand({B, slots}), place}), so_far);
+    };
+    out.k = take(pages.k[p], out.k);
+    out.v = take(pages.v[p], out.v);
+    begin += count;
+  }
+  out.k = out.k.view({B, slots * S, G, D});
+  out.v = out.v.view({B, slots * S, G, D});
+  const at::Tensor slot = at::arange(slots, index.options()).expand({B, slots}).view(index.sizes());
+  out.index = at::where(index.ge(0), slot, index);
+  return out;
+}
+
+}  // namespace cairn
