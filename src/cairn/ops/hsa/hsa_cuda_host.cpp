@@ -4,10 +4,12 @@
 #include <ATen/TensorOperators.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/zeros.h>
+#include <c10/cuda/CUDACachingAllocator.h>
 
 #include <array>
 #include <atomic>
 #include <cmath>
+#include <vector>
 
 #include "cairn/core/error.h"
 #include "cairn/ops/cuda/kernels.h"
@@ -64,7 +66,7 @@ bool fetchable(const at::Tensor& x) {
 
 // x as the copy engine can fetch it, kept alive in *hold.
 Rows rows_of(const at::Tensor& x, at::Tensor* hold) {
-  *hold = fetchable(x) ? x : aligned(x.contiguous());
+  *hold = fetchable(x) ? x : x.clone(at::MemoryFormat::Contiguous);
   return {hold->const_data_ptr(), hold->stride(0), hold->stride(1), hold->stride(2)};
 }
 
@@ -95,7 +97,7 @@ class Launch {
   void run() {
     const cudaStream_t stream = current_stream();
     const bool turns = backward && at::globalContext().deterministicAlgorithms();
-    const Workspace sizes = hsa_cuda::plan(&p, backward, multiprocessors(hold_[0]));
+    const Workspace sizes = hsa_cuda::plan(&p, backward, turns, multiprocessors(hold_[0]));
     const int64_t pairs = p.B * p.L * p.Gi * p.N;
     const size_t sort_bytes = hsa_cuda::inversion_workspace_bytes(pairs);
     uint32_t* lists = static_cast<uint32_t*>(bytes(16 * pairs));
@@ -107,18 +109,24 @@ class Launch {
     check_launch(hsa_cuda::launch_inversion(&p, lists, lists + 2 * pairs, sort_space, sort_bytes, counters,
                                             static_cast<size_t>(sizes.counter_bytes), stream));
     if (turns) {
-      unsigned int* before = static_cast<unsigned int*>(bytes(sizes.before * 4));
-      check_launch(hsa_cuda::launch_turns(p, before, static_cast<unsigned int*>(bytes(sizes.before * 4)), stream));
-      p.before = before;
+      unsigned int* starts = static_cast<unsigned int*>(bytes(sizes.starts * 4 * (1 + hsa_cuda::kCopies)));
+      check_launch(hsa_cuda::launch_turns(&p, starts, starts + sizes.starts, stream));
+    }
+    if (backward) {
+      const int64_t numbers = p.B * p.G * p.C * p.S * p.D;
+      sums_ = at::zeros({2, sizes.copies, numbers}, hold_[0].options().dtype(at::kFloat));
+      p.copy_step = numbers;
+      p.dk = sums_.mutable_data_ptr<float>(), p.dv = p.dk + sizes.copies * numbers;
     }
     check_launch(dispatch(stream));
   }
 
  private:
-  // Freed when this launch is out of scope; the caching allocator keeps the memory for this stream's later work.
+  // Freed when this launch is out of scope; the caching allocator keeps the memory for this stream's later work. Not by at::empty, which
+  // fills memory in deterministic mode.
   void* bytes(int64_t count) {
-    space_.push_back(at::empty({count}, hold_[0].options().dtype(at::kByte)));
-    return space_.back().mutable_data_ptr();
+    space_.push_back(c10::cuda::CUDACachingAllocator::get()->allocate(static_cast<size_t>(count)));
+    return space_.back().get();
   }
   cudaError_t dispatch(cudaStream_t stream) const {
     const int processors = multiprocessors(hold_[0]);
@@ -135,7 +143,8 @@ class Launch {
   }
 
   std::array<at::Tensor, 7> hold_;
-  std::vector<at::Tensor> space_;
+  std::vector<c10::DataPtr> space_;
+  at::Tensor sums_;
 };
 
 HsaOutput forward(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v, const at::Tensor& index, const at::Tensor& weight,
@@ -175,8 +184,6 @@ HsaGradients backward(const at::Tensor& grad_o, const at::Tensor& grad_lse, cons
   }
   out.q = at::empty({p.B, p.L, p.H, p.D}, q.options());
   out.k = at::empty({p.B, M, p.G, p.D}, k.options()), out.v = at::empty({p.B, M, p.G, p.D}, v.options());
-  const at::Tensor sums = at::zeros({2, p.B, p.G, p.C * p.S, p.D}, q.options().dtype(at::kFloat));
-  p.dk = sums.mutable_data_ptr<float>(), p.dv = p.dk + sums.numel() / 2;
   p.o = out.q.mutable_data_ptr();
   p.dweight = out.weight.mutable_data_ptr();
   launch.set_grads(grad_o, grad_lse);

@@ -198,22 +198,38 @@ __device__ inline void backward_tile(const Params& p, Lane lane, const Stage& st
   wgmma_wait<0>();
 }
 
-// The end of a run: adds its dk and dv to those of the chunk, in the order of the sorted lists where Params has turns.
+// Pairs that were added to this copy of the chunk's sums before the run of `stage`.
+__device__ inline unsigned int pairs_before(const Params& p, const Stage& stage) {
+  const int64_t at = stage.block * p.B * p.Gi * p.C + stage.key;
+  const unsigned int T = static_cast<unsigned int>(p.item_pairs),
+                     block_first = static_cast<unsigned int>(stage.block * p.block_rows * p.Gi * p.N);
+  const unsigned int start = p.starts[at] - block_first, first_slice = start / T;
+  unsigned int count = p.before[at * kCopies + stage.slice % kCopies];
+  for (unsigned int slice = stage.slice; slice >= first_slice + kCopies;) {
+    slice -= kCopies;
+    count += slice == first_slice ? (slice + 1) * T - start : T;
+  }
+  return count;
+}
+
+// The end of a run: adds its dk and dv to those of the chunk, in turn where Params asks for it.
 template <int kD>
 __device__ inline void flush_run(const Params& p, const Stage& stage, float* dk, float* dv) {
   const uint32_t chunk = stage.key % static_cast<uint32_t>(p.C), b = stage.key / static_cast<uint32_t>(p.Gi * p.C);
-  const int64_t group_chunk = (b * p.G + stage.g) * p.C + chunk, turn_at = group_chunk * p.key_blocks + stage.own;
-  if (p.turn != nullptr) {
-    if (threadIdx.x == 0) wait_for(p.turn + turn_at, p.before[stage.block * p.B * p.Gi * p.C + stage.key] + stage.run_place);
+  const int64_t group_chunk = (b * p.G + stage.g) * p.C + chunk;
+  const int copy = p.turn != nullptr ? static_cast<int>(stage.slice % kCopies) : 0;
+  unsigned int* turn = p.turn != nullptr ? p.turn + (group_chunk * p.key_blocks + stage.own) * kCopies + copy : nullptr;
+  if (turn != nullptr) {
+    if (threadIdx.x == 0) wait_for(turn, pairs_before(p, stage));
     consumer_barrier();
   }
-  const int64_t first_row = group_chunk * p.S + stage.own * kKeyBlock;
+  const int64_t first = (group_chunk * p.S + stage.own * kKeyBlock) * kD + copy * p.copy_step;
   const int keys_left = static_cast<int>(p.S) - stage.own * kKeyBlock;
-  flush_sums<kD>(p.dk + first_row * kD, dk, keys_left);
-  flush_sums<kD>(p.dv + first_row * kD, dv, keys_left);
-  if (p.turn != nullptr) {
+  flush_sums<kD>(p.dk + first, dk, keys_left);
+  flush_sums<kD>(p.dv + first, dv, keys_left);
+  if (turn != nullptr) {
     consumer_barrier();
-    if (threadIdx.x == 0) add_release(p.turn + turn_at, stage.run_pairs);
+    if (threadIdx.x == 0) add_release(turn, stage.run_pairs);
   }
 }
 #endif

@@ -38,13 +38,8 @@ cudaError_t sort(void* workspace, size_t* bytes, cub::DoubleBuffer<uint32_t>& ke
 
 uint32_t most_key(const Params& p) { return static_cast<uint32_t>(p.blocks * (p.B * p.Gi * p.C + 1) - 1); }
 
-// starts[block, key] = place of the first pair of the block whose key is not smaller, for keys of chunks.
-__global__ void starts_kernel(const Params p, unsigned int* starts) {
-  const int64_t at = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x, keys = p.B * p.Gi * p.C;
-  if (at >= p.blocks * keys) return;
-  const int64_t block = at / keys, block_pairs = p.block_rows * p.Gi * p.N, all = p.B * p.L * p.Gi * p.N;
-  const uint32_t key = static_cast<uint32_t>(block * (keys + 1) + at % keys);
-  int64_t low = block * block_pairs, high = min(low + block_pairs, all);
+// First place in [low, high) of the sorted keys that does not hold less than `key`, or high.
+__device__ int64_t first_not_below(const Params& p, uint32_t key, int64_t low, int64_t high) {
   while (low < high) {
     const int64_t middle = (low + high) / 2;
     if (p.keys[middle] < key) {
@@ -53,35 +48,38 @@ __global__ void starts_kernel(const Params p, unsigned int* starts) {
       high = middle;
     }
   }
-  starts[at] = static_cast<unsigned int>(low);
+  return low;
 }
 
-// before[block, key] = pairs of the chunk in earlier blocks - place of its first pair in this block (modulo 2^32).
-__global__ void before_kernel(const Params p, const unsigned int* starts, unsigned int* before) {
-  const int64_t key = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x, keys = p.B * p.Gi * p.C;
+__global__ void starts_kernel(const Params p, unsigned int* starts) {
+  const int64_t at = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x, keys = p.B * p.Gi * p.C;
+  if (at >= p.blocks * keys) return;
+  const int64_t block = at / keys, block_pairs = p.block_rows * p.Gi * p.N, first = block * block_pairs;
+  const int64_t end = min(first + block_pairs, p.B * p.L * p.Gi * p.N);
+  starts[at] = static_cast<unsigned int>(first_not_below(p, static_cast<uint32_t>(block * (keys + 1) + at % keys), first, end));
+}
+
+// before[block, key, copy] = pairs of the chunk in the slices of earlier blocks that belong to the copy.
+__global__ void before_kernel(const Params p, unsigned int* before) {
+  const int64_t at = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x, keys = p.B * p.Gi * p.C, key = at / kCopies;
+  const unsigned int copy = static_cast<unsigned int>(at % kCopies), T = static_cast<unsigned int>(p.item_pairs);
   if (key >= keys) return;
+  const int64_t block_pairs = p.block_rows * p.Gi * p.N, all = p.B * p.L * p.Gi * p.N;
   unsigned int count = 0;
   for (int64_t block = 0; block < p.blocks; ++block) {
-    const unsigned int start = starts[block * keys + key];
-    before[block * keys + key] = count - start;
-    const int64_t block_pairs = p.block_rows * p.Gi * p.N, all = p.B * p.L * p.Gi * p.N;
+    before[(block * keys + key) * kCopies + copy] = count;
+    const unsigned int first = static_cast<unsigned int>(block * block_pairs), start = p.starts[block * keys + key] - first;
     unsigned int end;
     if (key + 1 < keys) {
-      end = starts[block * keys + key + 1];
+      end = p.starts[block * keys + key + 1] - first;
     } else {  // unused slots follow
-      int64_t low = start, high = min((block + 1) * block_pairs, all);
-      const uint32_t last = static_cast<uint32_t>(block * (keys + 1) + keys);
-      while (low < high) {
-        const int64_t middle = (low + high) / 2;
-        if (p.keys[middle] < last) {
-          low = middle + 1;
-        } else {
-          high = middle;
-        }
-      }
-      end = static_cast<unsigned int>(low);
+      end = static_cast<unsigned int>(
+                first_not_below(p, static_cast<uint32_t>(block * (keys + 1) + keys), first, min((block + 1) * block_pairs, all))) -
+            first;
     }
-    count += end - start;
+    for (unsigned int slice = start / T + (copy + kCopies - start / T % kCopies) % kCopies; slice * T < end; slice += kCopies) {
+      count += min(end, (slice + 1) * T) - max(start, slice * T);
+    }
   }
 }
 
@@ -92,8 +90,16 @@ __global__ void finish_keys_kernel(const Params p, int64_t M, __nv_bfloat16* dk,
   uint2 k = make_uint2(0, 0), v = make_uint2(0, 0);
   if (m < p.C * p.S) {
     const int64_t row = ((b * p.G + g) * p.C * p.S + m) * p.D, left = row + fragment_column(d), right = row + fragment_column(d + 2);
-    k = make_uint2(pack_bf16(p.dk[left] * p.scale, p.dk[left + 1] * p.scale), pack_bf16(p.dk[right] * p.scale, p.dk[right + 1] * p.scale));
-    v = make_uint2(pack_bf16(p.dv[left], p.dv[left + 1]), pack_bf16(p.dv[right], p.dv[right + 1]));
+    float sum[8] = {};
+    for (int copy = 0; copy < (p.turn != nullptr ? kCopies : 1); ++copy) {
+      const int64_t skip = copy * p.copy_step;
+      const float2 parts[4] = {*reinterpret_cast<const float2*>(p.dk + left + skip), *reinterpret_cast<const float2*>(p.dk + right + skip),
+                               *reinterpret_cast<const float2*>(p.dv + left + skip), *reinterpret_cast<const float2*>(p.dv + right + skip)};
+#pragma unroll
+      for (int i = 0; i < 4; ++i) sum[2 * i] += parts[i].x, sum[2 * i + 1] += parts[i].y;
+    }
+    k = make_uint2(pack_bf16(sum[0] * p.scale, sum[1] * p.scale), pack_bf16(sum[2] * p.scale, sum[3] * p.scale));
+    v = make_uint2(pack_bf16(sum[4], sum[5]), pack_bf16(sum[6], sum[7]));
   }
   const int64_t to = ((b * M + m) * p.G + g) * p.D + d;
   *reinterpret_cast<uint2*>(dk + to) = k;
@@ -132,10 +138,12 @@ cudaError_t launch_inversion(Params* p, uint32_t* keys, uint32_t* values, void* 
   return error;
 }
 
-cudaError_t launch_turns(const Params& p, unsigned int* before, unsigned int* starts, cudaStream_t stream) {
-  const int64_t keys = p.B * p.Gi * p.C;
-  starts_kernel<<<blocks_for(p.blocks * keys), kGridThreads, 0, stream>>>(p, starts);
-  before_kernel<<<blocks_for(keys), kGridThreads, 0, stream>>>(p, starts, before);
+cudaError_t launch_turns(Params* p, unsigned int* starts, unsigned int* before, cudaStream_t stream) {
+  const int64_t keys = p->B * p->Gi * p->C;
+  starts_kernel<<<blocks_for(p->blocks * keys), kGridThreads, 0, stream>>>(*p, starts);
+  p->starts = starts;
+  before_kernel<<<blocks_for(keys * kCopies), kGridThreads, 0, stream>>>(*p, before);
+  p->before = before;
   return cudaGetLastError();
 }
 

@@ -29,8 +29,8 @@ bool runs_here();
 // dk, dv (bf16, [B,M,G,D] contiguous) from the fp32 sums of the backward; keys from C*S on become zero.
 cudaError_t launch_finish_keys(const Params& p, int64_t M, void* dk, void* dv, cudaStream_t stream);
 
-// `before` of Params from the sorted lists; `starts` has the same size.
-cudaError_t launch_turns(const Params& p, unsigned int* before, unsigned int* starts, cudaStream_t stream);
+// `starts` and `before` of Params from the sorted lists, into memory of these sizes.
+cudaError_t launch_turns(Params* p, unsigned int* starts, unsigned int* before, cudaStream_t stream);
 
 // Sets the dynamic shared memory of a kernel and asks how many thread blocks of it the device holds at a time.
 template <typename Kernel>

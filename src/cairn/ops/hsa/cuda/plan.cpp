@@ -56,12 +56,12 @@ bool plan_possible(const Params& p, bool backward) {
 }
 
 bool few_rows(const Params& p) {
-  constexpr int64_t kFewPairs = 2048;  // tiles of 16 heads; measured on an H200
+  constexpr int64_t kFewPairs = 8192;  // tiles of 16 heads; measured on an H200
   const int64_t pairs = p.B * p.L * p.N * p.G * ceil_div(p.H / p.G, 16);
   return pairs <= kFewPairs || p.L * p.N * 2 < p.C;
 }
 
-Workspace plan(Params* p, bool backward, int processors, const PlanOptions& options) {
+Workspace plan(Params* p, bool backward, bool turns, int processors, const PlanOptions& options) {
   const int64_t rows = p->B * p->L, R = p->H / p->G, tile_pairs = kTileRows / R, key_blocks = key_blocks_of(*p);
   p->R = static_cast<int32_t>(R);
   const int64_t row_bytes = p->H * p->N * p->D * 2 * (backward ? key_blocks : 1);  // partial results of a row of queries
@@ -98,7 +98,8 @@ Workspace plan(Params* p, bool backward, int processors, const PlanOptions& opti
   }
   const int64_t block_pairs = block_rows * p->Gi * p->N, all_pairs = rows * p->Gi * p->N;
   int64_t item_pairs = (backward ? 1024 : 512) / R;
-  while (item_pairs > 2 * tile_pairs && all_pairs * p->fan / item_pairs < processors * 12) item_pairs /= 2;
+  // Not where items take turns: more of them wait longer for each other than they gain.
+  while (!turns && item_pairs > 2 * tile_pairs && all_pairs * p->fan / item_pairs < processors * 12) item_pairs /= 2;
   if (options.item_pairs > 0) item_pairs = options.item_pairs;
   item_pairs = std::clamp<int64_t>(item_pairs, tile_pairs, kMostItemPairs);
   p->item_pairs = static_cast<int32_t>(item_pairs / tile_pairs * tile_pairs);
@@ -109,9 +110,9 @@ Workspace plan(Params* p, bool backward, int processors, const PlanOptions& opti
   Workspace w;
   w.partial_bytes = p->ring * block_rows * row_bytes;
   w.dot_bytes = backward && dots_in_ring(*p) ? p->ring * block_rows * p->N * p->H * 4 : 0;
-  w.turns = backward ? p->B * p->G * p->C * key_blocks : 0;
-  w.before = backward ? p->blocks * p->B * p->Gi * p->C : 0;
-  w.counter_bytes = 8 + 2 * p->blocks * 4 + w.turns * 4;
+  w.starts = turns ? p->blocks * p->B * p->Gi * p->C : 0;
+  w.copies = turns ? kCopies : 1;
+  w.counter_bytes = 8 + 2 * p->blocks * 4 + (turns ? p->B * p->G * p->C * key_blocks * kCopies * 4 : 0);
   return w;
 }
 

@@ -15,8 +15,8 @@ struct PlanOptions {
 
 struct Workspace {
   int64_t partial_bytes = 0, dot_bytes = 0, counter_bytes = 0;  // Params: partial; partial_dot; ticket, main_done, reduce_done, turn
-  int64_t turns = 0;                                            // elements of turn
-  int64_t before = 0;                                           // elements of before
+  int64_t starts = 0;                                           // elements of starts; of before kCopies times as many
+  int64_t copies = 1;                                           // of dk and dv
 };
 
 // Whether the kernels take these sizes at all: D, R, S, and numbers of pairs and keys that fit 32 bits.
@@ -26,8 +26,8 @@ bool plan_possible(const Params& p, bool backward);
 // inversion would take longer than the work.
 bool few_rows(const Params& p);
 
-// Fills the order of work in *p from the sizes there (shapes set, tensors not needed).
-Workspace plan(Params* p, bool backward, int processors, const PlanOptions& options = {});
+// Fills the order of work in *p from the sizes there (shapes set, tensors not needed). turns: dk and dv added up in a fixed order.
+Workspace plan(Params* p, bool backward, bool turns, int processors, const PlanOptions& options = {});
 
 // Points the counters of *p into `counters` (counter_bytes).
 void set_counters(Params* p, void* counters, bool with_turns);

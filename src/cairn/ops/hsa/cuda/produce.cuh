@@ -6,6 +6,14 @@
 namespace cairn::hsa_cuda {
 
 #if CAIRN_HAS_WGMMA
+// One thread of a warp arrives at a barrier for all of them, after __syncwarp(). compute-sanitizer's racecheck does not follow that and
+// reports every handing over of a stage; with CAIRN_RACECHECK defined every thread arrives itself, and it finds nothing.
+#if defined(CAIRN_RACECHECK)
+constexpr int kArrivals = 32;
+#else
+constexpr int kArrivals = 1;  // of a warp
+#endif
+
 template <int kD, int kStages, int kTensors>  // tensors of a tile: q, then grad_o
 class Producer {
   static constexpr int kPanels = (kD + 63) / 64, kBlockBytes = kPanels * kPanelBytes;
@@ -38,7 +46,11 @@ class Producer {
   __device__ void wait_empty() { barrier_wait(shared_address(&shared.empty[s]), phase ^ 1); }
   __device__ void publish(uint32_t bytes) {
     __syncwarp();
-    if (lane_here() == 0) barrier_expect(shared_address(&shared.full[s]), bytes);
+    if (lane_here() == 0) {
+      barrier_expect(shared_address(&shared.full[s]), bytes);
+    } else if (kArrivals > 1) {
+      barrier_arrive(shared_address(&shared.full[s]));
+    }
     if (++s == kStages) s = 0, phase ^= 1;
   }
 
@@ -83,7 +95,7 @@ class Producer {
       const uint32_t ring_pair = static_cast<uint32_t>(p.H / p.Gi) * static_cast<uint32_t>(p.own_blocks);
       shared.item.block = ticket.block, shared.item.own = static_cast<int>(part % static_cast<uint32_t>(p.own_blocks));
       shared.item.first_pair = static_cast<uint32_t>(ticket.block * block_pairs), shared.item.ring_pair = ring_pair;
-      shared.item.place = static_cast<uint32_t>(first), shared.item.ring_row = ticket.block % p.ring * block_pairs * ring_pair;
+      shared.item.slice = slice, shared.item.ring_row = ticket.block % p.ring * block_pairs * ring_pair;
     }
     __syncwarp();
     fetch_tiles(count);
@@ -116,7 +128,7 @@ class Producer {
           stage.block = shared.item.block;
           if (kTensors == 2) {
             stage.key = static_cast<uint32_t>((b * p.Gi + (p.Gi == 1 ? 0 : g)) * p.C + chunk);
-            stage.run_place = shared.item.place + static_cast<uint32_t>(begin), stage.run_pairs = static_cast<uint32_t>(end - begin);
+            stage.slice = shared.item.slice, stage.run_pairs = static_cast<uint32_t>(end - begin);
           }
         }
         publish(bytes);
@@ -254,10 +266,10 @@ template <int kStages>
 __device__ inline void prepare(Shared<kStages>& shared, uint32_t from, int bytes) {
   if (threadIdx.x == 0) {
     for (int i = 0; i < kStages; ++i) {
-      barrier_init(shared_address(&shared.full[i]), 1);
-      barrier_init(shared_address(&shared.empty[i]), kThreads / 32);
+      barrier_init(shared_address(&shared.full[i]), kArrivals);
+      barrier_init(shared_address(&shared.empty[i]), kThreads / 32 * kArrivals);
     }
-    for (int i = 0; i < 2; ++i) barrier_init(shared_address(&shared.chunk_empty[i]), kThreads / 32);
+    for (int i = 0; i < 2; ++i) barrier_init(shared_address(&shared.chunk_empty[i]), kThreads / 32 * kArrivals);
     barrier_init_done();
   }
   for (int i = static_cast<int>(threadIdx.x) * 16; i < bytes; i += static_cast<int>(blockDim.x) * 16) {
@@ -267,10 +279,10 @@ __device__ inline void prepare(Shared<kStages>& shared, uint32_t from, int bytes
   __syncthreads();
 }
 
-// One arrival a warp, after all its threads.
+// Of a warp, after all its threads.
 __device__ inline void release(uint64_t& barrier) {
   __syncwarp();
-  if (threadIdx.x % 32 == 0) barrier_arrive(shared_address(&barrier));
+  if (kArrivals > 1 || threadIdx.x % 32 == 0) barrier_arrive(shared_address(&barrier));
 }
 
 // The consumers' place in the row of stages.

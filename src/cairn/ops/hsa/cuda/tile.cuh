@@ -122,13 +122,13 @@ struct __align__(16) PairPlace {
 // What the producer tells the consumers about a stage.
 struct Stage {
   Kind kind;
-  int count;                      // pairs of the tile; partial results to sum
-  int g;                          // K/V head
-  int chunk_slot;                 // which of the fetched chunks
-  int own;                        // 64 keys of the chunk that the item does (backward)
-  bool run_ends, item_ends;       // with this tile
-  uint32_t key;                   // (b Gi + gi) C + chunk
-  uint32_t run_place, run_pairs;  // the run's place in the sorted lists, its pairs
+  int count;                  // pairs of the tile; partial results to sum
+  int g;                      // K/V head
+  int chunk_slot;             // which of the fetched chunks
+  int own;                    // 64 keys of the chunk that the item does (backward)
+  bool run_ends, item_ends;   // with this tile
+  uint32_t key;               // (b Gi + gi) C + chunk
+  uint32_t slice, run_pairs;  // the item's slice of the block; pairs of the run
   int block;
   int64_t sum_row;  // reduce: row of o, in rows of D
   int sum_heads;    // reduce: rows of D
@@ -145,7 +145,7 @@ struct Shared {
   union {
     struct {
       int block, own;
-      uint32_t first_pair, ring_pair, place;     // place: of the item in the sorted lists; the others as in Stage
+      uint32_t first_pair, ring_pair, slice;     // the block's first pair; rows of partial results of a pair
       int64_t ring_row;                          // of the block's first pair
       uint32_t starts[kMostItemPairs / 32 + 1];  // one bit a pair: it begins a run
       uint32_t pair[kMostItemPairs], token[kMostItemPairs], chunk[kMostItemPairs], b[kMostItemPairs], g[kMostItemPairs];
