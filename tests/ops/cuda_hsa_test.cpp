@@ -38,8 +38,8 @@ struct Case {
   int64_t extra_keys = 0;  // M = C S + extra
 
   std::string text() const {
-    return fmt::format("B {} L {} H {} G {} D {} S {} N {} C {} Gi {} Hw {} off {} lse {} weight bf16 {} extra {}", B, L, H, G, D, S, N, C, Gi,
-                       Hw, off_by_one, want_lse, weight_bf16, extra_keys);
+    return fmt::format("B {} L {} H {} G {} D {} S {} N {} C {} Gi {} Hw {} off {} lse {} weight bf16 {} extra {}", B, L, H, G, D, S, N, C,
+                       Gi, Hw, off_by_one, want_lse, weight_bf16, extra_keys);
   }
 };
 

@@ -68,7 +68,8 @@ __device__ inline void softmax_step(RowState& r, float* s, const float* dp, floa
 #if CAIRN_HAS_WGMMA
 // Stores four 8 x 8 pieces of a fragment; every thread gives the address of one row of 16 bytes.
 __device__ inline void store_matrix(uint32_t to, const uint32_t* x) {
-  asm volatile("stmatrix.sync.aligned.m8n8.x4.shared.b16 [%0], {%1, %2, %3, %4};\n" ::"r"(to), "r"(x[0]), "r"(x[1]), "r"(x[2]), "r"(x[3]) : "memory");
+  asm volatile("stmatrix.sync.aligned.m8n8.x4.shared.b16 [%0], {%1, %2, %3, %4};\n" ::"r"(to), "r"(x[0]), "r"(x[1]), "r"(x[2]), "r"(x[3])
+               : "memory");
 }
 
 // <g, o_k> of the thread's rows: straight to dweight, summed over the heads of a pair where these lie in one warp, else to the ring.
@@ -148,7 +149,8 @@ __device__ inline void backward_tile(const Params& p, Lane lane, const Stage& st
 #pragma unroll
     for (int k = 0; k < 4; ++k) {  // columns 16 jj + 8 (k / 2), rows + 8 (k % 2)
       const int i = k % 2, at = 4 * (2 * jj + k / 2) + 2 * i;
-      ds_registers[jj][k] = pack_bf16(s[at] * fmaf(wp_factor[i], dp[at], constant[i]), s[at + 1] * fmaf(wp_factor[i], dp[at + 1], constant[i]));
+      ds_registers[jj][k] =
+          pack_bf16(s[at] * fmaf(wp_factor[i], dp[at], constant[i]), s[at + 1] * fmaf(wp_factor[i], dp[at + 1], constant[i]));
       wp[k] = pack_bf16(s[at] * wp_factor[i], s[at + 1] * wp_factor[i]);
     }
     store_matrix(store_at ^ static_cast<uint32_t>(jj << 5), wp);

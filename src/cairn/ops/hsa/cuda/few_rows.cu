@@ -17,7 +17,9 @@ struct FewRows {
 };
 
 __device__ inline void load_matrices(uint32_t* x, uint32_t at) {
-  asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];\n" : "=r"(x[0]), "=r"(x[1]), "=r"(x[2]), "=r"(x[3]) : "r"(at));
+  asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];\n"
+               : "=r"(x[0]), "=r"(x[1]), "=r"(x[2]), "=r"(x[3])
+               : "r"(at));
 }
 __device__ inline void load_matrices_transposed(uint32_t* x, uint32_t at) {
   asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];\n"
@@ -26,10 +28,9 @@ __device__ inline void load_matrices_transposed(uint32_t* x, uint32_t at) {
 }
 // d[16 x 8] += a[16 x 16] b[16 x 8]
 __device__ inline void multiply(float* d, const uint32_t* a, const uint32_t* b) {
-  asm volatile(
-      "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};\n"
-      : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
-      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
+  asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};\n"
+               : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
+               : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
 }
 __device__ inline void copy_16(uint32_t to, const void* from, bool valid) {
   const int bytes = valid ? 16 : 0;  // the rest is filled with zeros
@@ -113,7 +114,8 @@ __global__ void __launch_bounds__(FewRows<kD>::kWarps * 32) few_rows_kernel(cons
 #pragma unroll
       for (int j = 0; j < kD / 16; ++j) {
         uint32_t x[4];
-        load_matrices(x, keys + static_cast<uint32_t>((n * 16 + lane / 16 * 8 + lane % 8) * Shape::kPitch + (j * 16 + lane / 8 % 2 * 8) * 2));
+        load_matrices(x,
+                      keys + static_cast<uint32_t>((n * 16 + lane / 16 * 8 + lane % 8) * Shape::kPitch + (j * 16 + lane / 8 % 2 * 8) * 2));
         multiply(s[2 * n], q[j], x);
         multiply(s[2 * n + 1], q[j], x + 2);
       }

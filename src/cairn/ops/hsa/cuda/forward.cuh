@@ -82,7 +82,9 @@ __device__ inline void forward_tile(const Params& p, Lane lane, const Stage& sta
 #endif
 
 template <int kD, bool kShort>
-__global__ void __launch_bounds__(kBlockThreads, kD > 64 ? 2 : kShort ? 4 : 3)
+__global__ void __launch_bounds__(kBlockThreads, kD > 64  ? 2
+                                                 : kShort ? 4
+                                                          : 3)
     forward_kernel(const __grid_constant__ Params p, const __grid_constant__ Maps maps) {
 #if CAIRN_HAS_WGMMA
   constexpr int kStages = forward_stages(kD), kBlockBytes = (kD + 63) / 64 * kPanelBytes;

@@ -143,7 +143,7 @@ cudaError_t launch_finish_keys(const Params& p, int64_t M, void* dk, void* dv, c
   const int64_t threads = p.B * M * p.G * p.D / 4;
   if (threads == 0) return cudaSuccess;
   finish_keys_kernel<<<blocks_for(threads), kGridThreads, 0, stream>>>(p, M, static_cast<__nv_bfloat16*>(dk),
-                                                                        static_cast<__nv_bfloat16*>(dv));
+                                                                       static_cast<__nv_bfloat16*>(dv));
   return cudaGetLastError();
 }
 

@@ -35,8 +35,8 @@ cudaError_t launch_turns(const Params& p, unsigned int* before, unsigned int* st
 // Sets the dynamic shared memory of a kernel and asks how many thread blocks of it the device holds at a time.
 template <typename Kernel>
 cudaError_t persistent_grid(Kernel* kernel, int threads, int processors, const Params& p, int* grid) {
-  cudaError_t error = cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel), cudaFuncAttributeMaxDynamicSharedMemorySize,
-                                           p.shared_bytes);
+  cudaError_t error =
+      cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel), cudaFuncAttributeMaxDynamicSharedMemorySize, p.shared_bytes);
   if (error != cudaSuccess) return error;
   int each = 0;
   error = cudaOccupancyMaxActiveBlocksPerMultiprocessor(&each, reinterpret_cast<const void*>(kernel), threads,

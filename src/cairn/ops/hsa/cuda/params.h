@@ -1,5 +1,5 @@
-// What a launch of the memory-attention kernels needs, as plain data: raw device pointers, 64-bit strides in elements. No CUDA header and no
-// torch header here. Letters as in ops/hsa/hsa.h; R = H / G query heads of a group.
+// What a launch of the memory-attention kernels needs, as plain data: raw device pointers, 64-bit strides in elements. No CUDA header and
+// no torch header here. Letters as in ops/hsa/hsa.h; R = H / G query heads of a group.
 //
 // Words used by all files of this folder:
 //   pair    one (row of queries, slot) of the index tensor; number ((b L + t) Gi + gi) N + n, below 2^31
@@ -14,12 +14,12 @@
 
 namespace cairn::hsa_cuda {
 
-constexpr int kThreads = 128;        // that compute: one warp group; a fifth warp fetches
+constexpr int kThreads = 128;  // that compute: one warp group; a fifth warp fetches
 constexpr int kBlockThreads = kThreads + 32;
-constexpr int kTileRows = 64;        // rows of a tile
-constexpr int kKeyBlock = 64;        // keys of a chunk that one matrix instruction takes
-constexpr int kMostItemPairs = 128;  // pairs of an item
-constexpr int kReduceRows = 4;       // rows of queries that one reduce item sums
+constexpr int kTileRows = 64;           // rows of a tile
+constexpr int kKeyBlock = 64;           // keys of a chunk that one matrix instruction takes
+constexpr int kMostItemPairs = 128;     // pairs of an item
+constexpr int kReduceRows = 4;          // rows of queries that one reduce item sums
 constexpr int kMostReduceSlots = 4096;  // slots of the index tensor in a reduce item: kReduceRows Gi N
 
 // bf16 rows of D numbers, the last dimension contiguous; base and strides multiples of 8 elements (16 bytes).
@@ -29,24 +29,24 @@ struct Rows {
 };
 
 struct Params {
-  Rows q, k, v, grad_o;               // q, grad_o [B,L,H,D]; k, v [B,M,G,D]
-  const int64_t* index = nullptr;     // [B,L,Gi,N] contiguous; numbers outside 0 .. C-1 are unused slots
-  const void* weight = nullptr;       // [B,L,Hw,N] contiguous, fp32 or bf16
-  const float* grad_lse = nullptr;    // [B,L,H,N] contiguous or null
+  Rows q, k, v, grad_o;             // q, grad_o [B,L,H,D]; k, v [B,M,G,D]
+  const int64_t* index = nullptr;   // [B,L,Gi,N] contiguous; numbers outside 0 .. C-1 are unused slots
+  const void* weight = nullptr;     // [B,L,Hw,N] contiguous, fp32 or bf16
+  const float* grad_lse = nullptr;  // [B,L,H,N] contiguous or null
   bool weight_bf16 = false, off_by_one = false;
 
   void* o = nullptr;        // [B,L,H,D] bf16 contiguous: o, in the backward dq
   float* lse = nullptr;     // [B,L,H,N] fp32 or null; unused slots are not written
   void* dweight = nullptr;  // [B,L,Hw,N] in the dtype of weight; zeroed before
-  float* dk = nullptr;      // [B,G,C*S,D] fp32, columns in fragment order (see fragment_column), without the factor 1/sqrt(D); zeroed before
-  float* dv = nullptr;      // the same
+  float* dk = nullptr;  // [B,G,C*S,D] fp32, columns in fragment order (see fragment_column), without the factor 1/sqrt(D); zeroed before
+  float* dv = nullptr;  // the same
 
   int64_t B = 0, L = 0, H = 0, G = 0, D = 0, S = 0, C = 0, N = 0, Gi = 1, Hw = 1;
   int32_t R = 1;    // H / G
   float scale = 1;  // 1 / sqrt(D)
 
-  // The inverted selection: for each block its pairs by ascending key. key = block * (B Gi C + 1) + (b Gi + gi) C + chunk; unused slots have
-  // the block's last key.
+  // The inverted selection: for each block its pairs by ascending key. key = block * (B Gi C + 1) + (b Gi + gi) C + chunk; unused slots
+  // have the block's last key.
   const uint32_t* keys = nullptr;
   const uint32_t* pairs = nullptr;
 
@@ -55,22 +55,22 @@ struct Params {
   // however few of its thread blocks run at a time.
   int64_t block_rows = 0, blocks = 0;
   int32_t item_pairs = 0;
-  int32_t ring = 2;                               // blocks whose partial results are kept; more than delay where blocks > ring
-  int32_t delay = 1;                              // at most blocks
-  int32_t fan = 1;                                // main items of one slice of pairs: K/V groups that share it, times own_blocks
-  int32_t own_blocks = 1;                         // in the backward: pieces of 64 keys of a chunk
-  int32_t box_keys = 64;                          // keys that one copy fetches
+  int32_t ring = 2;        // blocks whose partial results are kept; more than delay where blocks > ring
+  int32_t delay = 1;       // at most blocks
+  int32_t fan = 1;         // main items of one slice of pairs: K/V groups that share it, times own_blocks
+  int32_t own_blocks = 1;  // in the backward: pieces of 64 keys of a chunk
+  int32_t box_keys = 64;   // keys that one copy fetches
   // Dynamic shared memory: [chunk_slots][k, v][key_blocks][panel], from tiles_at on [stage][tensor][panel].
   int32_t chunk_slots = 1, key_blocks = 1, tiles_at = 0, shared_bytes = 0;
-  uint32_t reduce_every = 1;                      // main_items / reduce_items + 1
-  uint32_t main_items = 0, reduce_items = 0;      // of each block; all tickets together stay below 2^31
-  void* partial = nullptr;                        // [ring][block pairs * key blocks][H/Gi][D] bf16, columns in fragment order
-  float* partial_dot = nullptr;                   // [ring][block pairs][H/Gi] fp32: <g, o_k>; null where dweight needs no sum over warps
-  unsigned int* ticket = nullptr;                 // zero at launch; so are the next three
-  unsigned int* main_done = nullptr;              // [blocks] finished main items
-  unsigned int* reduce_done = nullptr;            // [blocks]
-  unsigned int* turn = nullptr;                   // [B G C key blocks] pairs whose dk, dv were added; null: order of addition is free
-  const unsigned int* before = nullptr;           // [blocks][B Gi C] with turn: pairs of the chunk in earlier blocks, minus where its run starts
+  uint32_t reduce_every = 1;                  // main_items / reduce_items + 1
+  uint32_t main_items = 0, reduce_items = 0;  // of each block; all tickets together stay below 2^31
+  void* partial = nullptr;                    // [ring][block pairs * key blocks][H/Gi][D] bf16, columns in fragment order
+  float* partial_dot = nullptr;               // [ring][block pairs][H/Gi] fp32: <g, o_k>; null where dweight needs no sum over warps
+  unsigned int* ticket = nullptr;             // zero at launch; so are the next three
+  unsigned int* main_done = nullptr;          // [blocks] finished main items
+  unsigned int* reduce_done = nullptr;        // [blocks]
+  unsigned int* turn = nullptr;               // [B G C key blocks] pairs whose dk, dv were added; null: order of addition is free
+  const unsigned int* before = nullptr;  // [blocks][B Gi C] with turn: pairs of the chunk in earlier blocks, minus where its run starts
 };
 
 // Dynamic shared memory of a launch.

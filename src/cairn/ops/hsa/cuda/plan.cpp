@@ -51,7 +51,8 @@ bool plan_possible(const Params& p, bool backward) {
   if (p.D != 32 && p.D != 64 && p.D != 96 && p.D != 128) return false;
   if (p.H / p.G > kTileRows || p.S < 1) return false;
   if ((backward ? backward_shared(p.D, p.S) : forward_shared(p.D, p.S)).chunk_slots == 0) return false;
-  return p.B * p.L * p.Gi * p.N * p.G <= kMost32 / 2 && kReduceRows * p.Gi * p.N <= kMostReduceSlots && p.B * p.Gi * p.C < kMost32 / 2 && p.C * p.S <= kMost32 && p.L <= kMost32;
+  return p.B * p.L * p.Gi * p.N * p.G <= kMost32 / 2 && kReduceRows * p.Gi * p.N <= kMostReduceSlots && p.B * p.Gi * p.C < kMost32 / 2 &&
+         p.C * p.S <= kMost32 && p.L <= kMost32;
 }
 
 bool few_rows(const Params& p) {
@@ -66,8 +67,8 @@ Workspace plan(Params* p, bool backward, int processors, const PlanOptions& opti
   const int64_t row_bytes = p->H * p->N * p->D * 2 * (backward ? key_blocks : 1);  // partial results of a row of queries
 
   // Little work is two blocks that are summed at the end. Otherwise a block is as small as it can be with enough items that waiting for its
-  // last ones costs nothing, and large enough that a chunk finds some tiles' worth of pairs in it: half of a sequence's chunks are visible to
-  // a row on average, and a run that is short pays for its keys and values alone (in the backward, for its sums).
+  // last ones costs nothing, and large enough that a chunk finds some tiles' worth of pairs in it: half of a sequence's chunks are visible
+  // to a row on average, and a run that is short pays for its keys and values alone (in the backward, for its sums).
   const bool little = rows * row_bytes <= kLittleBytes;
   const int64_t wanted_pairs = std::max<int64_t>((backward ? 512 : 256) / R, 4);
   const int64_t for_runs = ceil_div(wanted_pairs * std::max<int64_t>(p->C, 2) / 2, std::max<int64_t>(p->N, 1));
@@ -82,10 +83,12 @@ Workspace plan(Params* p, bool backward, int processors, const PlanOptions& opti
   p->block_rows = block_rows;
   p->blocks = ceil_div(rows, block_rows);
   p->delay = static_cast<int32_t>(std::clamp<int64_t>(options.delay > 0 ? options.delay : 2, 1, std::max<int64_t>(p->blocks, 1)));
-  p->ring = static_cast<int32_t>(std::min<int64_t>(std::max(options.ring > 0 ? options.ring : 4, p->delay + 1), std::max<int64_t>(p->blocks, 1)));
+  p->ring =
+      static_cast<int32_t>(std::min<int64_t>(std::max(options.ring > 0 ? options.ring : 4, p->delay + 1), std::max<int64_t>(p->blocks, 1)));
 
   const SharedPlan shared = backward ? backward_shared(p->D, p->S) : forward_shared(p->D, p->S);
-  p->chunk_slots = shared.chunk_slots, p->key_blocks = static_cast<int32_t>(key_blocks), p->shared_bytes = static_cast<int32_t>(shared.bytes);
+  p->chunk_slots = shared.chunk_slots, p->key_blocks = static_cast<int32_t>(key_blocks),
+  p->shared_bytes = static_cast<int32_t>(shared.bytes);
   p->tiles_at = static_cast<int32_t>(shared.chunk_slots * 2 * key_blocks * panels_of(p->D));
   p->own_blocks = static_cast<int32_t>(backward ? key_blocks : 1);
   p->fan = static_cast<int32_t>(p->Gi == 1 ? p->G : 1) * p->own_blocks;

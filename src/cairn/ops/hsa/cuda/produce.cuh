@@ -89,8 +89,8 @@ class Producer {
     fetch_tiles(count);
   }
 
-  // Runs in their order, or backwards where they add to dk and dv in turn: the last run, whose chunk the next item goes on with, is then done
-  // first, and the first run, which waits for the item before, last. Otherwise every item would wait for the one before it to end.
+  // Runs in their order, or backwards where they add to dk and dv in turn: the last run, whose chunk the next item goes on with, is then
+  // done first, and the first run, which waits for the item before, last. Otherwise every item would wait for the one before it to end.
   __device__ void fetch_tiles(int count) {
     const int R = p.R, tile_pairs = kTileRows / R;
     const bool backwards = kTensors == 2 && p.turn != nullptr;
@@ -143,7 +143,8 @@ class Producer {
   // The rows of pairs e .. e + pairs - 1 of the item, and who they are.
   __device__ uint32_t fetch_rows(int e, int pairs, int head, int b, int R) {
     Stage& stage = shared.stage[s];
-    const uint32_t to = base + static_cast<uint32_t>(p.tiles_at) + static_cast<uint32_t>(s * kTensors * kBlockBytes), full = shared_address(&shared.full[s]);
+    const uint32_t to = base + static_cast<uint32_t>(p.tiles_at) + static_cast<uint32_t>(s * kTensors * kBlockBytes),
+                   full = shared_address(&shared.full[s]);
 #pragma unroll 1
     for (int i = lane_here(); i < pairs; i += 32) {
       const int token = static_cast<int>(shared.item.token[e + i]);
@@ -151,8 +152,8 @@ class Producer {
       for (int tensor = 0; tensor < kTensors; ++tensor) {
 #pragma unroll
         for (int panel = 0; panel < kPanels; ++panel) {
-          copy_box(to + static_cast<uint32_t>(tensor * kBlockBytes + panel * kPanelBytes + i * R * 128), tensor == 0 ? &maps.q : &maps.grad_o,
-                   full, panel * 64, head, token, b);
+          copy_box(to + static_cast<uint32_t>(tensor * kBlockBytes + panel * kPanelBytes + i * R * 128),
+                   tensor == 0 ? &maps.q : &maps.grad_o, full, panel * 64, head, token, b);
         }
       }
     }
@@ -179,7 +180,8 @@ class Producer {
     const int lane = lane_here();
     const int64_t row0 = ticket.block * p.block_rows + static_cast<int64_t>(ticket.number) * kReduceRows;
     const int64_t row_end = min(min((ticket.block + 1) * p.block_rows, row0 + kReduceRows), p.B * p.L);
-    const int N = static_cast<int>(p.N), Gi = static_cast<int>(p.Gi), Hi = static_cast<int>(p.H / p.Gi), rows = max(static_cast<int>(row_end - row0), 0);
+    const int N = static_cast<int>(p.N), Gi = static_cast<int>(p.Gi), Hi = static_cast<int>(p.H / p.Gi),
+              rows = max(static_cast<int>(row_end - row0), 0);
     bool all_used = true;
     for (int word = 0; word * 32 < rows * Gi * N; ++word) {
       const int at_slot = word * 32 + lane;
@@ -208,7 +210,8 @@ class Producer {
         bool ends = false;
         while (!ends) {
           wait_empty();
-          const uint32_t to = base + static_cast<uint32_t>(p.tiles_at) + static_cast<uint32_t>(s * kTensors * kBlockBytes), full = shared_address(&shared.full[s]);
+          const uint32_t to = base + static_cast<uint32_t>(p.tiles_at) + static_cast<uint32_t>(s * kTensors * kBlockBytes),
+                         full = shared_address(&shared.full[s]);
           int count = 0;
           if (all_used && heads == Hi) {  // they lie side by side
             count = min(most, N * p.own_blocks - slot);
@@ -218,7 +221,9 @@ class Producer {
           for (; !(all_used && heads == Hi) && slot < N * p.own_blocks && count < most; ++slot) {
             const int bit = at_row * N + (p.own_blocks == 1 ? slot : slot / p.own_blocks);
             if ((shared.used[bit / 32] >> bit % 32 & 1) == 0) continue;
-            if (lane == 0) copy_bytes(to + static_cast<uint32_t>(count * heads * kD * 2), from + static_cast<int64_t>(slot) * Hi * (kD * 2), heads * kD * 2, full);
+            if (lane == 0)
+              copy_bytes(to + static_cast<uint32_t>(count * heads * kD * 2), from + static_cast<int64_t>(slot) * Hi * (kD * 2),
+                         heads * kD * 2, full);
             ++count;
           }
           ends = slot == N * p.own_blocks;
@@ -238,7 +243,7 @@ class Producer {
   const Params& p;
   const Maps& maps;
   Shared<kStages>& shared;
-  const uint32_t base;  // of dynamic shared memory
+  const uint32_t base;         // of dynamic shared memory
   int s = 0, chunk_slot = -1;  // stage to fill next; chunk slot filled last
   uint32_t phase = 0, chunk_phase = 0;
   int reduced = -1, done = -1;  // blocks known to be summed, to have all partial results

@@ -1,5 +1,5 @@
-// What the forward and the backward in chunk order share: the order of work, and the warp that fetches (the "producer"; the other four warps,
-// the "consumers", compute).
+// What the forward and the backward in chunk order share: the order of work, and the warp that fetches (the "producer"; the other four
+// warps, the "consumers", compute).
 #pragma once
 
 #include <cuda_bf16.h>
@@ -130,10 +130,10 @@ struct Stage {
   uint32_t key;                   // (b Gi + gi) C + chunk
   uint32_t run_place, run_pairs;  // the run's place in the sorted lists, its pairs
   int block;
-  int64_t sum_row;                // reduce: row of o, in rows of D
-  int sum_heads;                  // reduce: rows of D
-  bool sum_ends;                  // reduce: these were the last partial results of the row
-  uint32_t number;                // reduce: of the item
+  int64_t sum_row;  // reduce: row of o, in rows of D
+  int sum_heads;    // reduce: rows of D
+  bool sum_ends;    // reduce: these were the last partial results of the row
+  uint32_t number;  // reduce: of the item
   PairPlace pair[kTileRows];
 };
 
@@ -145,8 +145,8 @@ struct Shared {
   union {
     struct {
       int block, own;
-      uint32_t first_pair, ring_pair, place;  // place: of the item in the sorted lists; the others as in Stage
-      int64_t ring_row;                       // of the block's first pair
+      uint32_t first_pair, ring_pair, place;     // place: of the item in the sorted lists; the others as in Stage
+      int64_t ring_row;                          // of the block's first pair
       uint32_t starts[kMostItemPairs / 32 + 1];  // one bit a pair: it begins a run
       uint32_t pair[kMostItemPairs], token[kMostItemPairs], chunk[kMostItemPairs], b[kMostItemPairs], g[kMostItemPairs];
     } item;

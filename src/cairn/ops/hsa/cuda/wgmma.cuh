@@ -1,5 +1,5 @@
-// Hopper's warp-group matrix instruction (PTX ISA 9.7.15) and the shared-memory layout that it reads: panels of rows of 128 bytes (64 bf16),
-// the 16-byte pieces of row r stored at piece XOR (r mod 8), panels 1024-byte aligned.
+// Hopper's warp-group matrix instruction (PTX ISA 9.7.15) and the shared-memory layout that it reads: panels of rows of 128 bytes (64
+// bf16), the 16-byte pieces of row r stored at piece XOR (r mod 8), panels 1024-byte aligned.
 #pragma once
 
 #include <cstdint>
@@ -34,7 +34,7 @@ __device__ inline void wgmma_wait() {
   asm volatile("wgmma.wait_group.sync.aligned %0;\n" ::"n"(kPending) : "memory");
 }
 
-#define CAIRN_ACC16(d)                                                                                                                    \
+#define CAIRN_ACC16(d)                                                                                                          \
   "+f"((d)[0]), "+f"((d)[1]), "+f"((d)[2]), "+f"((d)[3]), "+f"((d)[4]), "+f"((d)[5]), "+f"((d)[6]), "+f"((d)[7]), "+f"((d)[8]), \
       "+f"((d)[9]), "+f"((d)[10]), "+f"((d)[11]), "+f"((d)[12]), "+f"((d)[13]), "+f"((d)[14]), "+f"((d)[15])
 
