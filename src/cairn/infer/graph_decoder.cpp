@@ -24,18 +24,16 @@ bool full(const std::vector<WindowCache>& caches, int64_t count, int64_t width) 
   return true;
 }
 
-// Copies of our own, and later their new contents put where they were.
+// Copies of our own, which then change in place.
 void own(std::vector<WindowCache>* caches) {
   for (WindowCache& cache : *caches) {
     if (cache.k.defined()) cache.k = cache.k.clone();
     if (cache.v.defined()) cache.v = cache.v.clone();
+    cache.in_place = true;
   }
 }
-void put_back(const std::vector<WindowCache>& fresh, const std::vector<WindowCache>& place) {
-  for (size_t i = 0; i < place.size(); ++i) {
-    if (place[i].k.defined()) place[i].k.copy_(fresh[i].k);
-    if (place[i].v.defined()) place[i].v.copy_(fresh[i].v);
-  }
+void give_up(std::vector<WindowCache>* caches) {
+  for (WindowCache& cache : *caches) cache.in_place = false;
 }
 
 }  // namespace
@@ -69,15 +67,15 @@ GraphDecoder::GraphDecoder(const Reader& reader, const ReaderState& state) : rea
 void GraphDecoder::step() {
   const Model& model = reader_.model();
   const ForwardOptions options = reader_.forward_options();
-  const SegmentStart start(state_->end, position_);
-  std::vector<WindowCache> lower = state_->lower, upper = state_->upper;
-  const at::Tensor x = model.lower(model.embed(tokens_), start, &lower, options.compute);
+  const ModelConfig& config = model.config();
+  SegmentStart start(state_->end);
+  if (config.positions == "rope") start.table = rotary_table(position_, 1, config.head_dim, config.rope_theta, x_.scalar_type());
+  const at::Tensor x = model.lower(model.embed(tokens_), start, &state_->lower, options.compute);
   PagedAccess access(state_->memory);
-  logits_.copy_(model.logits(model.upper(x, start, &access, &upper, options, nullptr)));
+  logits_.copy_(model.logits(model.upper(x, start, &access, &state_->upper, options, nullptr)));
   x_.copy_(x);
-  state_->tail.copy_(at::cat({state_->tail.narrow(1, 1, state_->tail.size(1) - 1), x}, 1));
-  put_back(lower, state_->lower);
-  put_back(upper, state_->upper);
+  at::Tensor& tail = state_->tail;
+  if (tail.size(1) > 0) tail.copy_(at::cat({tail.narrow(1, 1, tail.size(1) - 1), x}, 1));
   position_.add_(1);
 }
 
@@ -101,6 +99,8 @@ at::Tensor GraphDecoder::advance(const at::Tensor& tokens) {
 std::unique_ptr<ReaderState> GraphDecoder::finish() {
   recorded_.reset();
   state_->partial = partial_.narrow(1, 0, pending_).clone();
+  give_up(&state_->lower);
+  give_up(&state_->upper);
   return std::move(state_);
 }
 

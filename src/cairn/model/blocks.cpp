@@ -42,8 +42,8 @@ at::Tensor output(const at::Tensor& attended, const Weights& weights, const std:
 SegmentPositions segment_positions(const ModelConfig& c, const SegmentStart& start, int64_t length, const at::Tensor& like) {
   SegmentPositions positions;
   if (c.positions == "rope") {
-    positions.rotary = start.on_device.defined()
-                           ? rotary_table(start.on_device, length, c.head_dim, c.rope_theta, like.scalar_type())
+    positions.rotary = start.table.cosine.defined()
+                           ? start.table
                            : rotary_table(start.first, length, c.head_dim, c.rope_theta, like.device(), like.scalar_type());
   } else if (c.positions == "alibi") {
     // Slopes 2^(-8 (h+1) / H), the geometric row of the ALiBi paper (arXiv 2108.12409).
@@ -62,9 +62,14 @@ at::Tensor window_attention_block(const at::Tensor& x, const Weights& weights, c
       p.v = at::cat({cache->v, p.v}, 1);
     }
     const int64_t have = p.k.size(1), keep = std::min(have, c.window - 1);
-    // A copy, not a view: a view would keep the whole segment alive.
-    cache->k = p.k.narrow(1, have - keep, keep).clone();
-    cache->v = p.v.narrow(1, have - keep, keep).clone();
+    const at::Tensor k = p.k.narrow(1, have - keep, keep), v = p.v.narrow(1, have - keep, keep);
+    if (cache->in_place) {
+      cache->k.copy_(k);
+      cache->v.copy_(v);
+    } else {  // a copy, not a view: a view would keep the whole segment alive
+      cache->k = k.clone();
+      cache->v = v.clone();
+    }
   }
   return x + output(window_attention(p.q, p.k, p.v, c.window, positions.alibi), weights, prefix);
 }

@@ -10,12 +10,14 @@
 #include "cairn/model/config.h"
 #include "cairn/model/language_model.h"
 #include "cairn/model/parameters.h"
+#include "cairn/ops/rotary/rotary.h"
 
 namespace cairn {
 
 // Keys (rotated) and values of the tokens just before a segment: at most W-1, [B,h,Hkv,D]; undefined at the start of a text.
 struct WindowCache {
   at::Tensor k, v;
+  bool in_place = false;  // new contents are written into k and v, which are full (recorded work needs them where they were)
 };
 
 // What the midpoint makes of complete chunks.
@@ -43,13 +45,13 @@ class MemoryAccess {
 
 class WeightCache;
 
-// Where a segment stands: the absolute position of its column 0, also on the device if the work is recorded and replayed at later positions
-// (of the same chunk: what is visible is decided by `first`).
+// Where a segment stands: the absolute position of its column 0, and the rotary table of its columns if it is made already (work that is
+// recorded and replayed at later positions of the same chunk makes it on the device; what is visible is decided by `first`).
 struct SegmentStart {
   SegmentStart(int64_t first_position) : first(first_position) {}  // NOLINT: a position is a start
-  SegmentStart(int64_t first_position, at::Tensor device_position) : first(first_position), on_device(std::move(device_position)) {}
+  SegmentStart(int64_t first_position, RotaryTable made) : first(first_position), table(std::move(made)) {}
   int64_t first = 0;
-  at::Tensor on_device;  // int64, no dimension; or undefined
+  RotaryTable table;
 };
 
 class Model {

@@ -48,8 +48,9 @@ std::map<std::string, KernelTime> watch(const Step& step) {
   profiler::prepareProfiler(config, activities);
   profiler::enableProfiler(config, activities);
   for (int64_t i = 0; i < kWatched; ++i) step();
+  const auto result = profiler::disableProfiler();  // holds the events
   std::map<std::string, KernelTime> times;
-  for (const auto& event : profiler::disableProfiler()->events()) {
+  for (const auto& event : result->events()) {
     if (event.deviceType() != c10::DeviceType::CUDA) continue;
     KernelTime& time = times[short_name(event.name())];
     time.seconds += static_cast<double>(event.durationNs()) * 1e-9;
