@@ -19,10 +19,7 @@ constexpr int kBlockThreads = kThreads + 32;
 constexpr int kTileRows = 64;           // rows of a tile
 constexpr int kKeyBlock = 64;           // keys of a chunk that one matrix instruction takes
 constexpr int kMostItemPairs = 128;     // pairs of an item
-<<<<<<< HEAD
 constexpr int kCopies = 8;              // of dk and dv where additions have an order
-=======
->>>>>>> cuda-a
 constexpr int kReduceRows = 4;          // rows of queries that one reduce item sums
 constexpr int kMostReduceSlots = 4096;  // slots of the index tensor in a reduce item: kReduceRows Gi N
 
@@ -73,7 +70,6 @@ struct Params {
   unsigned int* ticket = nullptr;             // zero at launch; so are the next three
   unsigned int* main_done = nullptr;          // [blocks] finished main items
   unsigned int* reduce_done = nullptr;        // [blocks]
-<<<<<<< HEAD
 
   // Additions to dk and dv in a fixed order; all null where it is free. The item of slice i of a block adds to copy i mod kCopies of the
   // sums, and to each copy of a chunk's sums the items add one after the other.
@@ -81,10 +77,6 @@ struct Params {
   const unsigned int* starts = nullptr;  // [blocks][B Gi C] place of the chunk's first pair in the block's sorted list
   const unsigned int* before = nullptr;  // [blocks][B Gi C][kCopies] pairs of the chunk in earlier blocks
   int64_t copy_step = 0;                 // numbers of dk (and of dv) from copy to copy
-=======
-  unsigned int* turn = nullptr;          // [B G C key blocks] pairs whose dk, dv were added; null: order of addition is free
-  const unsigned int* before = nullptr;  // [blocks][B Gi C] with turn: pairs of the chunk in earlier blocks, minus where its run starts
->>>>>>> cuda-a
 };
 
 // Dynamic shared memory of a launch.

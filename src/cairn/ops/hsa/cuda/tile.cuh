@@ -5,7 +5,7 @@
 #include <cuda_bf16.h>
 
 #include "cairn/ops/hsa/cuda/async.cuh"
-#include "cairn/ops/hsa/cuda/maps.h"
+#include "cairn/ops/hsa/cuda/maps.cuh"
 #include "cairn/ops/hsa/cuda/params.h"
 
 namespace cairn::hsa_cuda {
@@ -145,11 +145,7 @@ struct Shared {
   union {
     struct {
       int block, own;
-<<<<<<< HEAD
       uint32_t first_pair, ring_pair, slice;     // the block's first pair; rows of partial results of a pair
-=======
-      uint32_t first_pair, ring_pair, place;  // place: of the item in the sorted lists; the others as in Stage
->>>>>>> cuda-a
       int64_t ring_row;                          // of the block's first pair
       uint32_t starts[kMostItemPairs / 32 + 1];  // one bit a pair: it begins a run
       uint32_t pair[kMostItemPairs], token[kMostItemPairs], chunk[kMostItemPairs], b[kMostItemPairs], g[kMostItemPairs];
