@@ -3,7 +3,6 @@
 
 #include <cuda_runtime_api.h>
 
-#include "cairn/ops/hsa/cuda/maps.h"
 #include "cairn/ops/hsa/cuda/params.h"
 
 namespace cairn::hsa_cuda {

@@ -1,4 +1,4 @@
-#include "cairn/ops/hsa/cuda/maps.h"
+#include "cairn/ops/hsa/cuda/maps.cuh"
 
 namespace cairn::hsa_cuda {
 namespace {

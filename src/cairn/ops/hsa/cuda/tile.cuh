@@ -5,7 +5,7 @@
 #include <cuda_bf16.h>
 
 #include "cairn/ops/hsa/cuda/async.cuh"
-#include "cairn/ops/hsa/cuda/maps.h"
+#include "cairn/ops/hsa/cuda/maps.cuh"
 #include "cairn/ops/hsa/cuda/params.h"
 
 namespace cairn::hsa_cuda {
