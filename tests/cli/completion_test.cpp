@@ -62,7 +62,7 @@ TEST_F(Completion, BashCompletesCommandsOptionsAndChoices) {
   EXPECT_THAT(offered({"cairn", "eval", "model", "--json", "x", "--sam"}), ElementsAre("--samples"));
   EXPECT_THAT(offered({"cairn", "tokenizer", "tr"}), ElementsAre("train"));
   EXPECT_THAT(offered({"cairn", "tokenizer", "train", "--sam"}), ElementsAre("--sample-bytes"));
-  EXPECT_THAT(offered({"cairn", "bench", ""}), ElementsAre("ops", "read", "memory"));
+  EXPECT_THAT(offered({"cairn", "bench", ""}), ElementsAre("ops", "read", "train", "memory"));
   EXPECT_THAT(offered({"cairn", "eval", "--precision", ""}), ElementsAre("auto", "fp32", "bf16"));
   EXPECT_THAT(offered({"cairn", "eval", "--precision", "=", "b"}), ElementsAre("bf16"));
   EXPECT_THAT(offered({"cairn", "eval", "--device", "="}), ElementsAre("cpu", "cuda"));
@@ -146,7 +146,7 @@ TEST_F(Completion, FishCompletes) {
   };
   EXPECT_THAT(completed("cairn ev"), ElementsAre("eval"));
   EXPECT_THAT(completed("cairn eval --sam"), ElementsAre("--samples"));
-  EXPECT_THAT(completed("cairn bench "), ElementsAre("ops", "read", "memory"));
+  EXPECT_THAT(completed("cairn bench "), ElementsAre("ops", "read", "train", "memory"));
 }
 
 TEST_F(Completion, UnknownShellsAreNamed) {

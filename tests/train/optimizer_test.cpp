@@ -1,6 +1,8 @@
 #include "cairn/train/optimizer.h"
 
 #include <ATen/TensorOperators.h>
+#include <ATen/core/grad_mode.h>
+#include <ATen/ops/empty.h>
 #include <ATen/ops/equal.h>
 #include <ATen/ops/full.h>
 #include <ATen/ops/zeros.h>
@@ -13,6 +15,7 @@
 #include "cairn/core/error.h"
 #include "cairn/core/random.h"
 #include "cairn/core/safetensors.h"
+#include "cairn/model/model.h"
 #include "train/tiny.h"
 
 namespace cairn {
@@ -156,6 +159,30 @@ TEST(Optimizer, SaveAndLoadAreExact) {
   EXPECT_THROW(mismatched.load(file), UserError);
   write_file(file, "nonsense");
   EXPECT_THROW(two.load(file), UserError);
+}
+
+// A model that was used without gradients (validation) keeps casts and joins of its weights: after a step it must make them again.
+TEST(Optimizer, AModelInUseSeesTheNewWeights) {
+  Fixture f;
+  Optimizer optimizer(f.parameters, f.config.train);
+  const Model model(f.config.model, f.parameters);
+  Random random(5, 5);
+  const at::Tensor tokens = at::empty({1, 40}, at::kLong);
+  for (int64_t i = 0; i < 40; ++i) tokens.data_ptr<int64_t>()[i] = random.below(f.config.model.vocab);
+  for (const auto compute : {at::kFloat, at::kBFloat16}) {
+    ForwardOptions options;
+    options.compute = compute;
+    const auto logits = [&](const Model& of) {
+      const at::NoGradGuard no_gradient;
+      return of.logits(of.forward(tokens, options).hidden);
+    };
+    const at::Tensor before = logits(model);
+    f.gradient(6, 1);
+    optimizer.step(1e-2, kLoss);
+    const at::Tensor after = logits(model);
+    EXPECT_FALSE(at::equal(before, after));
+    EXPECT_TRUE(at::equal(after, logits(Model(f.config.model, f.parameters)))) << "stale weights";
+  }
 }
 
 }  // namespace

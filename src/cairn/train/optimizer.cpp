@@ -57,6 +57,8 @@ void Optimizer::step(double lr, const at::Tensor& loss) {
   };
   update(0, parameters_->decay_count(), options_.weight_decay);
   update(parameters_->decay_count(), parameters_->count() - parameters_->decay_count(), 0);
+  // The fused step writes without saying so; what is kept of the weights (WeightCache) asks this counter whether they are still the same.
+  flat.unsafeGetTensorImpl()->bump_version();
 
   // A step that was left out lifts the bar a little as well: skill forms with a jump of the norm, and a new level must be accepted after a
   // few steps.
