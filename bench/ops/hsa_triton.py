@@ -3,7 +3,8 @@
 
     bench/ops/hsa_triton.py FOLDER [--function MODULE:NAME]
 
-FOLDER is a checkout of ant-research/long-context-modeling (its code stays there; nothing of it is part of this project). The kernel's function
+FOLDER is a checkout of RamstorageAI/long-context-modeling (its code stays there; nothing of it is part of this project). Run with `python3 -O`:
+their host-side assertions wait for the GPU. The kernel's function
 is looked for under FOLDER by name (a Python file that mentions triton and defines a function or autograd Function whose name begins with HSA or
 hsa), or given by --function. It is called as f(q, k, v, weights, indices, chunk_size, ...) by the names of its parameters. Prints CSV: medians
 of forward and backward in ms, for one sequence, 16 query heads, 1 K/V head, width 64, chunks of 64, uniform distinct past chunks.
@@ -69,6 +70,8 @@ def call(function, q, k, v, weight, index):
             values.append(CHUNK)
         elif "scale" in n:
             values.append(WIDTH**-0.5)
+        elif n == "sm_n":  # what is added to the softmax's sum: nothing
+            values.append(0.0)
         elif p.default is not inspect.Parameter.empty:
             values.append(p.default)
         else:
@@ -94,7 +97,9 @@ def main():
             real = lambda heads: torch.randn(1, length, heads, WIDTH, device="cuda", dtype=torch.bfloat16, requires_grad=True)
             q, k, v = real(HEADS), real(1), real(1)
             index = selection(length, slots)
-            weight = torch.rand(1, length, 1, slots, device="cuda", dtype=torch.bfloat16).masked_fill(index < 0, 0).requires_grad_()
+            weight = torch.rand(1, length, 1, slots, device="cuda").masked_fill(index < 0, 0).requires_grad_()
+            # Theirs knows no unused slots: chunks that are not visible, distinct, with weight 0.
+            index = torch.where(index < 0, length // CHUNK - 1 - torch.arange(slots, device="cuda"), index)
             out = call(function, q, k, v, weight, index)
             out = out[0] if isinstance(out, tuple) else out
             grad = torch.randn_like(out)
