@@ -225,6 +225,11 @@ TEST_F(HostileShard, ForgedTables) {
   refuse(forge_row(1, {~uint64_t{0}, 19}), {"document 2"});
   refuse(forge_row(2, {0, 0}), {"document 2"});
   refuse(forge_row(3, {1'000'000, 1'000'000}), {"last token"});
+  // 2^63 bytes of text, header and table agreeing (a fuzzer's finding): no negative places.
+  ShardHeader header;
+  std::memcpy(&header, good_.data(), sizeof(header));
+  good_ = forge([](ShardHeader* h) { h->text_bytes += uint64_t{1} << 63; });
+  refuse(forge_row(static_cast<int64_t>(header.documents), {header.tokens, header.text_bytes + (uint64_t{1} << 63)}), {"bytes of text"});
 }
 
 TEST_F(HostileShard, AnotherTokenizer) {

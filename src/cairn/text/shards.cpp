@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <limits>
 
 #include "cairn/core/error.h"
 #include "cairn/text/shard_format.h"
@@ -68,6 +69,8 @@ void TokenShard::Impl::check_table() const {
     before = now;
   }
   if (before.token != header.tokens || before.byte != header.text_bytes) corrupted("the document table does not end at the last token");
+  if (before.byte > static_cast<uint64_t>(std::numeric_limits<int64_t>::max()))  // it would be read as a negative place
+    corrupted(fmt::format("the document table counts {} bytes of text", before.byte));
 }
 
 TokenShard::TokenShard(const fs::path& path) {
