@@ -20,12 +20,12 @@ struct Projected {
   at::Tensor q, k, v;  // [B,L,H|Hkv,D]
 };
 
-Projected project(const at::Tensor& x, const Weights& weights, const std::string& prefix, const ModelConfig& c, const RotaryTable& rotary) {
-  const at::Tensor h = rms_norm(x, weights.vector(prefix + ".norm.weight"), weights.compute());
+Projected project(Residual& x, const Weights& weights, const std::string& prefix, const ModelConfig& c, const RotaryTable& rotary) {
+  const at::Tensor h = x.norm(weights.vector(prefix + ".norm.weight"), weights.compute());
   at::Tensor bias;
   if (weights.contains(prefix + ".q_proj.bias")) bias = weights.joined(prefix, {".q", ".k", ".v"}, "_proj.bias");
   const at::Tensor joined = at::linear(h, weights.joined(prefix, {".q", ".k", ".v"}, "_proj.weight"), bias);
-  const int64_t B = x.size(0), L = x.size(1), q_width = c.heads * c.head_dim, kv_width = c.kv_heads * c.head_dim;
+  const int64_t B = h.size(0), L = h.size(1), q_width = c.heads * c.head_dim, kv_width = c.kv_heads * c.head_dim;
   // Split, not narrowed: the gradients of the parts then become one tensor at once, without zeros and sums.
   const std::vector<at::Tensor> part = joined.split_with_sizes({q_width, kv_width, kv_width}, -1);
   const auto heads = [&](const at::Tensor& x) { return x.view({B, L, x.size(-1) / c.head_dim, c.head_dim}); };
@@ -38,6 +38,15 @@ at::Tensor output(const at::Tensor& attended, const Weights& weights, const std:
 }
 
 }  // namespace
+
+at::Tensor Residual::norm(const at::Tensor& weight, at::ScalarType compute) {
+  AddNorm both = add_rms_norm(x, delta, weight, compute);
+  x = std::move(both.sum);
+  delta = at::Tensor();
+  return both.y;
+}
+
+at::Tensor Residual::sum() const { return delta.defined() ? x + delta : x; }
 
 SegmentPositions segment_positions(const ModelConfig& c, const SegmentStart& start, int64_t length, const at::Tensor& like) {
   SegmentPositions positions;
@@ -53,8 +62,8 @@ SegmentPositions segment_positions(const ModelConfig& c, const SegmentStart& sta
   return positions;
 }
 
-at::Tensor window_attention_block(const at::Tensor& x, const Weights& weights, const std::string& prefix, const ModelConfig& c,
-                                  const SegmentPositions& positions, WindowCache* cache) {
+void window_attention_block(Residual& x, const Weights& weights, const std::string& prefix, const ModelConfig& c,
+                            const SegmentPositions& positions, WindowCache* cache) {
   Projected p = project(x, weights, prefix, c, positions.rotary);
   if (cache != nullptr) {
     if (cache->k.defined()) {
@@ -71,21 +80,20 @@ at::Tensor window_attention_block(const at::Tensor& x, const Weights& weights, c
       cache->v = v.clone();
     }
   }
-  return x + output(window_attention(p.q, p.k, p.v, c.window, positions.alibi), weights, prefix);
+  x.delta = output(window_attention(p.q, p.k, p.v, c.window, positions.alibi), weights, prefix);
 }
 
-at::Tensor mlp_block(const at::Tensor& x, const Weights& weights, const std::string& prefix, int64_t width) {
-  const at::Tensor h = rms_norm(x, weights.vector(prefix + ".norm.weight"), weights.compute());
+void mlp_block(Residual& x, const Weights& weights, const std::string& prefix, int64_t width) {
+  const at::Tensor h = x.norm(weights.vector(prefix + ".norm.weight"), weights.compute());
   const at::Tensor both = at::linear(h, weights.joined(prefix, {".gate", ".up"}, "_proj.weight"));
   CAIRN_CHECK(both.size(-1) == 2 * width, "gate and up of {} numbers, width {}", both.size(-1), width);
-  return at::linear(swiglu_joint(both), weights.matrix(prefix + ".down_proj.weight"));
+  x.delta = at::linear(swiglu_joint(both), weights.matrix(prefix + ".down_proj.weight"));
 }
 
-at::Tensor encoder_layer(const at::Tensor& x, const Weights& weights, const std::string& prefix, const ModelConfig& c,
-                         const RotaryTable& rotary) {
+void encoder_layer(Residual& x, const Weights& weights, const std::string& prefix, const ModelConfig& c, const RotaryTable& rotary) {
   const Projected p = project(x, weights, prefix + ".attention", c, rotary);
-  const at::Tensor a = x + output(full_attention(p.q, p.k, p.v), weights, prefix + ".attention");
-  return a + mlp_block(a, weights, prefix + ".mlp", c.mlp());
+  x.delta = output(full_attention(p.q, p.k, p.v), weights, prefix + ".attention");
+  mlp_block(x, weights, prefix + ".mlp", c.mlp());
 }
 
 ChunkEncoding encode_chunks(const at::Tensor& x, const Weights& weights, const ModelConfig& c) {
@@ -94,14 +102,17 @@ ChunkEncoding encode_chunks(const at::Tensor& x, const Weights& weights, const M
   if (c.pre_norm) e = rms_norm(e, weights.vector("chunk.pre_norm.weight"));
   const bool cls = c.landmark == "cls";
   if (cls) e = at::cat({e, weights.vector("chunk.cls").expand({B * C, 1, d})}, 1);
+  Residual stream{e, {}};
   if (c.encoder_layers > 0) {
     // Positions 0..S inside the chunk: what an encoder makes of a chunk does not depend on where it stands.
     const RotaryTable rotary = rotary_table(0, e.size(1), c.head_dim, c.rope_theta, x.device(), x.scalar_type());
-    for (int64_t i = 0; i < c.encoder_layers; ++i) e = encoder_layer(e, weights, "chunk.encoder." + std::to_string(i), c, rotary);
+    for (int64_t i = 0; i < c.encoder_layers; ++i) encoder_layer(stream, weights, "chunk.encoder." + std::to_string(i), c, rotary);
   }
-  e = rms_norm(e, weights.vector("chunk.norm.weight"), weights.compute());
-  const at::Tensor body = e.narrow(1, 0, S);
-  const at::Tensor summary = cls ? e.select(1, S) : body.mean(1);
+  e = stream.norm(weights.vector("chunk.norm.weight"), weights.compute());
+  // Split, as above: the gradients of body and summary become one tensor at once.
+  const std::vector<at::Tensor> part = cls ? e.split_with_sizes({S, 1}, 1) : std::vector<at::Tensor>{e};
+  const at::Tensor& body = part[0];
+  const at::Tensor summary = cls ? part[1].squeeze(1) : body.mean(1);
   ChunkEncoding out;
   at::Tensor landmarks = at::linear(summary, weights.matrix("chunk.landmark_proj.weight"));
   if (c.landmark_norm) landmarks = head_rms_norm(landmarks, weights.vector("chunk.landmark_norm.weight"), Q);

@@ -20,16 +20,24 @@ struct SegmentPositions {
 };
 SegmentPositions segment_positions(const ModelConfig& config, const SegmentStart& start, int64_t length, const at::Tensor& like);
 
-// x + o_proj(window_attention(norm(x))); parameters under `prefix` ("lower.0.attention"). cache null: the text starts with this segment.
-at::Tensor window_attention_block(const at::Tensor& x, const Weights& weights, const std::string& prefix, const ModelConfig& config,
-                                  const SegmentPositions& positions, WindowCache* cache);
+// The residual stream [B,L,d] between two blocks: x, and what the block before has to add to it (undefined: nothing). The sum is made where
+// a norm next reads it, by one kernel where there is one.
+struct Residual {
+  at::Tensor x, delta;
+  // Adds delta to x; returns the norm of the sum in the compute dtype.
+  at::Tensor norm(const at::Tensor& weight, at::ScalarType compute);
+  at::Tensor sum() const;  // x + delta
+};
 
-// swiglu(norm(x)), without the residual.
-at::Tensor mlp_block(const at::Tensor& x, const Weights& weights, const std::string& prefix, int64_t width);
+// Adds o_proj(window_attention(norm(x))); parameters under `prefix` ("lower.0.attention"). cache null: the text starts with this segment.
+void window_attention_block(Residual& x, const Weights& weights, const std::string& prefix, const ModelConfig& config,
+                            const SegmentPositions& positions, WindowCache* cache);
+
+// Adds swiglu(norm(x)).
+void mlp_block(Residual& x, const Weights& weights, const std::string& prefix, int64_t width);
 
 // One bidirectional layer over rows of S (+1) tokens: x [R,S',d].
-at::Tensor encoder_layer(const at::Tensor& x, const Weights& weights, const std::string& prefix, const ModelConfig& config,
-                         const RotaryTable& rotary);
+void encoder_layer(Residual& x, const Weights& weights, const std::string& prefix, const ModelConfig& config, const RotaryTable& rotary);
 
 // x [B,C*S,d] -> landmarks, keys, values ("chunk" of the algorithm).
 ChunkEncoding encode_chunks(const at::Tensor& x, const Weights& weights, const ModelConfig& config);

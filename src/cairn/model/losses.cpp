@@ -7,15 +7,14 @@
 #include <ATen/ops/index_put.h>
 #include <ATen/ops/linear.h>
 #include <ATen/ops/logsumexp.h>
-#include <ATen/ops/matmul.h>
 #include <ATen/ops/stack.h>
-#include <ATen/ops/where.h>
 #include <ATen/ops/zeros.h>
 
 #include <cmath>
 
 #include "cairn/core/error.h"
 #include "cairn/ops/cross_entropy/cross_entropy.h"
+#include "cairn/ops/route/route.h"
 #include "cairn/ops/select/select.h"
 
 namespace cairn {
@@ -95,12 +94,9 @@ at::Tensor route_loss(const Trace& trace, const at::Tensor& source, const at::Te
   CAIRN_CHECK(trace.landmarks.size(2) == 1, "the route loss needs one retrieval head, there are {}", trace.landmarks.size(2));
   // All chunks of the global batch are candidates; those of a row's own sequence only where visible.
   const at::Tensor all = gather_with_gradient(trace.landmarks.flatten(0, 1).flatten(1), world);  // [world * B * C, r]
-  const int64_t sequences = all.size(0) / C, own_first = world->rank() * B;
-  const at::Tensor vis = visible(L, C, chunk, source.device());
-  at::Tensor open = at::full({B, L, sequences, C}, true, vis.options());
-  if (key.defined()) open = states_key(source, key, C, *world).index_select(0, key.flatten()).logical_not_().view({B, L, sequences, C});
-  for (int64_t b = 0; b < B; ++b) open.select(0, b).select(1, own_first + b).copy_(vis);
-  const at::Tensor closed = open.logical_not_().view({B * L, sequences * C});
+  const RouteLayout layout = {L, C, chunk, world->rank() * B};
+  at::Tensor stated, keys;
+  if (key.defined()) stated = states_key(source, key, C, *world), keys = key.flatten();
 
   const at::Tensor ok = usable_sources(source, chunk);
   const at::Tensor any = ok.any(2);
@@ -110,10 +106,8 @@ at::Tensor route_loss(const Trace& trace, const at::Tensor& source, const at::Te
   at::Tensor total;
   for (const RetrievalTrace& r : trace.retrievals) {
     const at::Tensor query = r.query.flatten(0, 1).flatten(1);  // [B*L, r]
-    at::Tensor score = at::linear(query, all);
-    if (score.scalar_type() != at::kDouble) score = score.to(at::kFloat);
-    score = score * (1.0 / std::sqrt(static_cast<double>(query.size(1))));
-    const at::Tensor rivals = at::logsumexp(score.masked_fill(closed, kHidden), {-1}).view({B, L});
+    const double scale = 1.0 / std::sqrt(static_cast<double>(query.size(1)));
+    const at::Tensor rivals = route_log_sum(at::linear(query, all), scale, layout, stated, keys, any.flatten()).view({B, L});
     const at::Tensor at_source = r.score.select(2, 0).gather(-1, safe).masked_fill(ok.logical_not(), kHidden);
     const at::Tensor row = (rivals - at::logsumexp(at_source, {-1})).masked_fill(any.logical_not(), 0);
     const at::Tensor loss = (row * v).sum() / total_weight;
@@ -134,10 +128,12 @@ at::Tensor source_recall(const Trace& trace, const at::Tensor& source, const at:
   int64_t i = 0;
   for (const RetrievalTrace& r : trace.retrievals) {
     const at::Tensor score = r.score.detach().select(2, 0).masked_fill(vis.logical_not(), kHidden);
-    const at::Tensor best = std::get<1>(score.topk(std::min(top_k, C), -1));                         // [B,L,K]
-    const at::Tensor hit = (best.unsqueeze(3) == source.unsqueeze(2)).logical_and(ok.unsqueeze(2));  // [B,L,K,2]
-    out.select(0, i).select(0, 0).copy_((hit.any(3).any(2).logical_and(rows)).sum().to(at::kFloat) / count);
-    out.select(0, i).select(0, 1).copy_((hit.select(2, 0).any(2).logical_and(rows)).sum().to(at::kFloat) / count);
+    // How many chunks score above each source: no sorting of all scores for the few that are asked for.
+    const at::Tensor at_source = score.gather(-1, source.clamp(0, C - 1));  // [B,L,2]
+    const at::Tensor above = at::stack({(score > at_source.narrow(2, 0, 1)).sum(-1), (score > at_source.narrow(2, 1, 1)).sum(-1)}, 2);
+    const auto hits = [&](int64_t k) { return (above < k).logical_and(ok).any(2).logical_and(rows).sum().to(at::kFloat) / count; };
+    out.select(0, i).select(0, 0).copy_(hits(top_k));
+    out.select(0, i).select(0, 1).copy_(hits(1));
     ++i;
   }
   return out;

@@ -52,16 +52,17 @@ Model::Model(ModelConfig config, std::shared_ptr<Parameters> parameters)
 
 at::Tensor Model::embed(const at::Tensor& tokens) const { return at::embedding((*parameters_)["embed.weight"], tokens); }
 
-at::Tensor Model::lower(at::Tensor x, const SegmentStart& start, std::vector<WindowCache>* caches, at::ScalarType compute) const {
+at::Tensor Model::lower(at::Tensor embedded, const SegmentStart& start, std::vector<WindowCache>* caches, at::ScalarType compute) const {
   const Weights weights(*parameters_, compute, cache_.get());
   if (caches != nullptr) caches->resize(config_.lower_layers);
-  const SegmentPositions positions = segment_positions(config_, start, x.size(1), x);
+  const SegmentPositions positions = segment_positions(config_, start, embedded.size(1), embedded);
+  Residual x{std::move(embedded), {}};
   for (int64_t i = 0; i < config_.lower_layers; ++i) {
     const std::string prefix = "lower." + std::to_string(i);
-    x = window_attention_block(x, weights, prefix + ".attention", config_, positions, caches != nullptr ? &(*caches)[i] : nullptr);
-    x = x + mlp_block(x, weights, prefix + ".mlp", config_.mlp());
+    window_attention_block(x, weights, prefix + ".attention", config_, positions, caches != nullptr ? &(*caches)[i] : nullptr);
+    mlp_block(x, weights, prefix + ".mlp", config_.mlp());
   }
-  return x;
+  return x.sum();
 }
 
 ChunkEncoding Model::encode_chunks(const at::Tensor& x, at::ScalarType compute) const {
@@ -69,10 +70,11 @@ ChunkEncoding Model::encode_chunks(const at::Tensor& x, at::ScalarType compute) 
   return cairn::encode_chunks(x, Weights(*parameters_, compute, cache_.get()), config_);
 }
 
-at::Tensor Model::upper(at::Tensor x, const SegmentStart& start, MemoryAccess* memory, std::vector<WindowCache>* caches,
+at::Tensor Model::upper(at::Tensor midpoint, const SegmentStart& start, MemoryAccess* memory, std::vector<WindowCache>* caches,
                         const ForwardOptions& options, Trace* trace) const {
   const Weights weights(*parameters_, options.compute, cache_.get());
-  const SegmentPositions positions = segment_positions(config_, start, x.size(1), x);
+  const SegmentPositions positions = segment_positions(config_, start, midpoint.size(1), midpoint);
+  Residual x{std::move(midpoint), {}};
   size_t next_window = 0, next_query = static_cast<size_t>(config_.upper_windows());
   if (caches != nullptr) caches->resize(next_query + upper_layers_.size());
   MemoryContext context{memory, start.first, {}, trace};
@@ -80,32 +82,35 @@ at::Tensor Model::upper(at::Tensor x, const SegmentStart& start, MemoryAccess* m
     const UpperLayer& layer = upper_layers_[i];
     const std::string prefix = "upper." + std::to_string(i);
     if (layer.window) {
-      x = window_attention_block(x, weights, prefix + ".attention", config_, positions,
-                                 caches != nullptr ? &(*caches)[next_window] : nullptr);
+      window_attention_block(x, weights, prefix + ".attention", config_, positions, caches != nullptr ? &(*caches)[next_window] : nullptr);
       ++next_window;
     }
     if (!layer.memory) {
-      x = x + mlp_block(x, weights, prefix + ".mlp", config_.mlp());
+      mlp_block(x, weights, prefix + ".mlp", config_.mlp());
       continue;
     }
-    at::Tensor with_memory = x;  // a + u
     at::Tensor u;
     if (memory != nullptr && options.use_memory) {
-      const at::Tensor h = rms_norm(x, weights.vector(prefix + ".norm.weight"), options.compute);
+      const at::Tensor h = x.norm(weights.vector(prefix + ".norm.weight"), options.compute);
       u = memory_attention_block(h, weights, prefix, layer, config_, options, context,
                                  caches != nullptr ? &(*caches)[next_query] : nullptr);
-      with_memory = x + u;
     }
     ++next_query;
     if (!layer.mlp) {
-      x = with_memory;
+      if (u.defined()) x.delta = u;
       continue;
     }
-    const at::Tensor m = mlp_block(with_memory, weights, prefix + ".mlp", config_.mlp());
-    // Eq. 6: bypass (beta 0) and standard (beta 1) residual, and what lies between.
-    x = (options.beta > 0 && u.defined()) ? x + options.beta * u + m : x + m;
+    if (!u.defined()) {
+      mlp_block(x, weights, prefix + ".mlp", config_.mlp());
+      continue;
+    }
+    // Eq. 6: the MLP reads x + u; what goes on is x (bypass, beta 0), x + u (standard, beta 1), or what lies between.
+    Residual with_memory{x.x, u};
+    mlp_block(with_memory, weights, prefix + ".mlp", config_.mlp());
+    if (options.beta > 0) x.x = options.beta == 1 ? with_memory.x : x.x + options.beta * u;
+    x.delta = with_memory.delta;
   }
-  return rms_norm(x, weights.vector("norm.weight"), options.compute);
+  return x.norm(weights.vector("norm.weight"), options.compute);
 }
 
 at::Tensor Model::logits(const at::Tensor& hidden) const {

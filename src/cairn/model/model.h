@@ -65,10 +65,10 @@ class Model {
   // retrieval_stride = chunk one more a retrieval, whose k holds the query of the last chunk's end); null: text starts here and nothing is
   // kept.
   at::Tensor embed(const at::Tensor& tokens) const;  // fp32 [B,L,d]
-  at::Tensor lower(at::Tensor x, const SegmentStart& start, std::vector<WindowCache>* caches, at::ScalarType compute) const;
+  at::Tensor lower(at::Tensor embedded, const SegmentStart& start, std::vector<WindowCache>* caches, at::ScalarType compute) const;
   ChunkEncoding encode_chunks(const at::Tensor& x, at::ScalarType compute) const;  // x [B,C*S,d]
   // memory null: every memory output is 0. Returns hidden after the final norm, [B,L,d] in the compute dtype.
-  at::Tensor upper(at::Tensor x, const SegmentStart& start, MemoryAccess* memory, std::vector<WindowCache>* caches,
+  at::Tensor upper(at::Tensor midpoint, const SegmentStart& start, MemoryAccess* memory, std::vector<WindowCache>* caches,
                    const ForwardOptions& options, Trace* trace) const;
   at::Tensor logits(const at::Tensor& hidden) const;  // fp32 [...,vocab]
 

@@ -89,7 +89,8 @@ void bench_train(const TrainConfig& config, const TrainRun& run, const BenchTrai
   fmt::print("{:.2f}M parameters, {} tokens a step, {}, {}; median of {} steps\n",
              static_cast<double>(config.model.parameter_count()) / 1e6, config.train.batch_tokens, config.train.precision,
              stage.device.str(), options.steps);
-  fmt::print("{:>8} {:>6} {:>12} {:>10} {:>10} {:>10}\n", "length", "top_k", "tokens/s", "ms a step", "fastest", "memory");
+  fmt::print("{:>8} {:>6} {:>12} {:>10} {:>10} {:>10} {:>8} {:>12}\n", "length", "top_k", "tokens/s", "ms a step", "fastest", "memory", "TFLOP/s",
+             "utilisation");
   double begin = 0;
   for (const Phase& phase : config.phases()) {
     const Moment moment = moment_of(config, phase, begin);
@@ -105,12 +106,15 @@ void bench_train(const TrainConfig& config, const TrainRun& run, const BenchTrai
     std::sort(seconds.begin(), seconds.end());
     const double median = seconds[seconds.size() / 2], rate = static_cast<double>(batch.tokens.numel()) / median;
     const auto memory = device_memory(stage.device);
-    fmt::print("{:>8} {:>6} {:>12.0f} {:>10.2f} {:>10.2f} {:>10}\n", phase.length,
+    const double flops = training_flops(config, phase, batch.tokens.size(0)) * rate;  // a second
+    fmt::print("{:>8} {:>6} {:>12.0f} {:>10.2f} {:>10.2f} {:>10} {:>8.1f} {:>12}\n", phase.length,
                phase.top_k == Phase::kAllChunks ? "all" : std::to_string(phase.top_k), rate, median * 1e3, seconds.front() * 1e3,
-               memory ? format_bytes(static_cast<double>(memory->peak)) : "-");
+               memory ? format_bytes(static_cast<double>(memory->peak)) : "-", flops * 1e-12,
+               options.peak > 0 ? fmt::format("{:.1f}%", flops * 1e-10 / options.peak) : "-");
     std::fflush(stdout);
     nlohmann::json line = {
         {"length", phase.length}, {"top_k", phase.top_k}, {"seconds", median}, {"fastest", seconds.front()}, {"tokens_per_second", rate}};
+    line["flops_per_second"] = flops;
     if (memory) line["peak_bytes"] = memory->peak;
     if (options.kernels) {
       line["kernels"] = print_kernels(watch([&] { stage.step(config, batch, moment); }), options.rows);

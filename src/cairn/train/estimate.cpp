@@ -56,6 +56,34 @@ MemoryEstimate estimate_memory(const TrainConfig& config, int64_t processes) {
   return estimate;
 }
 
+double training_flops(const TrainConfig& config, const Phase& phase, int64_t sequences) {
+  const ModelConfig& m = config.model;
+  const double d = static_cast<double>(m.d_model), D = static_cast<double>(m.head_dim), h = static_cast<double>(m.heads) * D,
+               kv = static_cast<double>(m.kv_heads) * D, S = static_cast<double>(m.chunk), L = static_cast<double>(phase.length);
+  const double mlp = 2 * 3 * d * static_cast<double>(m.mlp());
+  const double projections = 2 * d * (h + 2 * kv) + 2 * h * d;
+  const double W = std::min(static_cast<double>(m.window), L);
+  const double seen = W - W * (W - 1) / (2 * L);  // keys a query sees, averaged over the sequence
+  const double window_attention = projections + 4 * seen * h;
+  const double chunks = static_cast<double>(phase.length / m.chunk), selected = std::min(static_cast<double>(phase.top_k), chunks);
+  const double mh = static_cast<double>(m.memory_heads) * D, r = static_cast<double>(m.retrieval_dim);
+  const double rows = m.landmark == "cls" ? S + 1 : S;
+  double flops = static_cast<double>(m.lower_layers) * (window_attention + mlp);
+  flops += static_cast<double>(m.encoder_layers) * (projections + 4 * rows * h + mlp) * rows / S;
+  flops += 2 * d * 2 * static_cast<double>(m.memory_kv_heads) * D + 2 * d * r / S;
+  for (const UpperLayer& layer : m.upper_layers()) {
+    if (!layer.memory || layer.window) flops += window_attention;
+    if (!layer.memory || layer.mlp) flops += mlp;
+    if (!layer.memory) continue;
+    flops += 2 * 2 * d * mh + 4 * selected * S * mh;
+    if (layer.retrieval) {
+      flops += 2 * d * r + 2 * r * chunks;
+      if (config.train.route_weight > 0) flops += 2 * r * chunks * static_cast<double>(sequences);
+    }
+  }
+  return 3 * (flops + 2 * d * static_cast<double>(m.vocab));
+}
+
 void require_memory(const TrainConfig& config, int64_t processes, at::Device device) {
   const MemoryEstimate need = estimate_memory(config, processes);
   const int64_t free = free_memory(device);

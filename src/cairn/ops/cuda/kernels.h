@@ -15,6 +15,7 @@
 #include "cairn/ops/gather/gather.h"
 #include "cairn/ops/hsa/gradients.h"
 #include "cairn/ops/hsa/hsa.h"
+#include "cairn/ops/route/route.h"
 #include "cairn/ops/select/select.h"
 
 namespace cairn {
@@ -36,6 +37,10 @@ struct CudaKernels {
   bool (*select_supports)(const at::Tensor& rq, const std::vector<at::Tensor>& pages, int64_t n, const Visibility& visibility) = nullptr;
   Selection (*select_chunks)(const at::Tensor& rq, const std::vector<at::Tensor>& pages, int64_t n, const Visibility& visibility) = nullptr;
 
+  // The choice from given fp32 scores [B,L,Q,C] (select_from_scores), 1 <= n < C.
+  bool (*select_given_supports)(const at::Tensor& score, int64_t n) = nullptr;
+  Selection (*select_given)(const at::Tensor& score, int64_t n, const Visibility& visibility, uint64_t noise_key) = nullptr;
+
   // RMSNorm of x [B,L,H,D] with one weight [D], rotated where tables of angles [L, D/2] are given (ops/norm/fused.h); the backward makes
   // the statistics again.
   bool (*norm_supports)(const at::Tensor& x, const at::Tensor& weight, at::ScalarType out) = nullptr;
@@ -43,6 +48,13 @@ struct CudaKernels {
                              at::ScalarType out) = nullptr;
   std::tuple<at::Tensor, at::Tensor> (*norm_backward)(const at::Tensor& grad, const at::Tensor& x, const at::Tensor& weight,
                                                       const at::Tensor& cosine, const at::Tensor& sine) = nullptr;
+
+  // A residual sum and its norm (ops/norm/norm.h: add_rms_norm), both [..., d]; y in bf16. Backward: gradients of x, delta and weight, grad_sum
+  // may be undefined; only for fp32 sums.
+  bool (*add_norm_supports)(const at::Tensor& x, const at::Tensor& delta, const at::Tensor& weight, at::ScalarType out) = nullptr;
+  std::tuple<at::Tensor, at::Tensor> (*add_norm_forward)(const at::Tensor& x, const at::Tensor& delta, const at::Tensor& weight) = nullptr;
+  std::tuple<at::Tensor, at::Tensor, at::Tensor> (*add_norm_backward)(const at::Tensor& grad_sum, const at::Tensor& grad,
+                                                                      const at::Tensor& sum, const at::Tensor& weight) = nullptr;
 
   // SwiGLU (ops/swiglu/swiglu.h) on [rows, width] views with unit stride inside rows; y and grad contiguous, results written in place.
   bool (*swiglu_supports)(const at::Tensor& gate, const at::Tensor& up) = nullptr;
@@ -57,6 +69,14 @@ struct CudaKernels {
                                    const at::Tensor& correct) = nullptr;
   at::Tensor (*cross_entropy_gradient)(const at::Tensor& logits, const at::Tensor& target, const at::Tensor& lse, const at::Tensor& scale,
                                        at::ScalarType out) = nullptr;
+
+  // Log-sum-exps of the route loss (ops/route/route.h). Backward: gradient of the products from that of `out`, the forward's result.
+  bool (*route_supports)(const at::Tensor& product) = nullptr;
+  at::Tensor (*route_forward)(const at::Tensor& product, double scale, const RouteLayout& layout, const at::Tensor& states_key,
+                              const at::Tensor& key, const at::Tensor& used) = nullptr;
+  at::Tensor (*route_backward)(const at::Tensor& grad, const at::Tensor& product, double scale, const RouteLayout& layout,
+                               const at::Tensor& states_key, const at::Tensor& key, const at::Tensor& used,
+                               const at::Tensor& out) = nullptr;
 
   // Chunks of few selected slots (ops/gather/gather.h).
   bool (*gather_supports)(const ChunkPages& pages, const at::Tensor& index) = nullptr;

@@ -59,4 +59,20 @@ bool many_rows_fit(int64_t n, int device);
 // The N best of each row's lists, nearest first, into index and score.
 cudaError_t launch_merge(const Params& params, cudaStream_t stream);
 
+// The choice from scores that are there (select_from_scores): fp32 [count][chunks], count = B rows heads.
+constexpr int64_t kMostGivenChunks = 1024, kMostGivenChosen = 64;
+constexpr int kNoiseBits = 16;
+
+struct GivenParams {
+  const float* score;
+  int64_t count, rows, heads, chunks, n;
+  int64_t position, chunk, first_chunk;  // as in Params
+  const float* quantiles;                // [2^16] of the Gumbel distribution, or null: no noise
+  uint64_t noise_key;
+  int64_t noise_position;  // of row 0
+  int64_t* index;          // [count][n], nearest first, -1 unused
+  float* chosen_score;     // [count][n], 0 where unused
+};
+cudaError_t launch_given(const GivenParams& params, cudaStream_t stream);
+
 }  // namespace cairn::select_cuda

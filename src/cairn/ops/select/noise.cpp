@@ -14,9 +14,21 @@ namespace {
 
 constexpr int kLevelBits = 16;
 
+// A 64-bit finalizer (multiply and xor-shift). Tensor shifts are arithmetic, so the copied sign bits are masked off.
+at::Tensor mix(const at::Tensor& x0) {
+  const auto fold = [](const at::Tensor& x, int64_t shift) {
+    return x.bitwise_xor(x.bitwise_right_shift(shift).bitwise_and((int64_t{1} << (64 - shift)) - 1));
+  };
+  const at::Tensor x1 = fold(x0, 32) * static_cast<int64_t>(0xD6E8FEB86659FD93ull);
+  const at::Tensor x2 = fold(x1, 29) * static_cast<int64_t>(0xA24BAED4963EE407ull);
+  return fold(x2, 32);
+}
+
+}  // namespace
+
 // Quantiles of the Gumbel distribution at (j + 1/2) / 2^16. Looked up instead of computed with tensor logarithms, whose last bit depends on
 // where a thread's share of the elements ends and on the device.
-at::Tensor quantiles(at::Device device) {
+at::Tensor gumbel_quantiles(at::Device device) {
   static std::mutex mutex;
   static auto* tables = new std::map<std::string, at::Tensor>;  // never freed: a CUDA tensor must not outlive its driver at exit
   const std::lock_guard lock(mutex);
@@ -31,18 +43,6 @@ at::Tensor quantiles(at::Device device) {
   return table;
 }
 
-// A 64-bit finalizer (multiply and xor-shift). Tensor shifts are arithmetic, so the copied sign bits are masked off.
-at::Tensor mix(const at::Tensor& x0) {
-  const auto fold = [](const at::Tensor& x, int64_t shift) {
-    return x.bitwise_xor(x.bitwise_right_shift(shift).bitwise_and((int64_t{1} << (64 - shift)) - 1));
-  };
-  const at::Tensor x1 = fold(x0, 32) * static_cast<int64_t>(0xD6E8FEB86659FD93ull);
-  const at::Tensor x2 = fold(x1, 29) * static_cast<int64_t>(0xA24BAED4963EE407ull);
-  return fold(x2, 32);
-}
-
-}  // namespace
-
 at::Tensor gumbel_noise(uint64_t key, int64_t B, int64_t L, int64_t Q, int64_t C, int64_t first_position, int64_t first_chunk,
                         at::Device device) {
   const auto numbers = [&](int64_t first, int64_t count) {
@@ -54,7 +54,7 @@ at::Tensor gumbel_noise(uint64_t key, int64_t B, int64_t L, int64_t Q, int64_t C
   h = mix(h.unsqueeze(-1) + numbers(0, Q).mul(odd));                                  // [B,L,Q]
   h = mix(h.unsqueeze(-1) + numbers(first_chunk, C).mul(odd));                        // [B,L,Q,C]
   const at::Tensor level = h.bitwise_right_shift(64 - kLevelBits).bitwise_and((int64_t{1} << kLevelBits) - 1);
-  return quantiles(device).index_select(0, level.flatten()).view({B, L, Q, C});
+  return gumbel_quantiles(device).index_select(0, level.flatten()).view({B, L, Q, C});
 }
 
 }  // namespace cairn

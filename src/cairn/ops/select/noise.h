@@ -12,4 +12,7 @@ namespace cairn {
 at::Tensor gumbel_noise(uint64_t key, int64_t B, int64_t L, int64_t Q, int64_t C, int64_t first_position, int64_t first_chunk,
                         at::Device device);
 
+// fp32 [2^16] on `device`: what the noise is looked up in.
+at::Tensor gumbel_quantiles(at::Device device);
+
 }  // namespace cairn

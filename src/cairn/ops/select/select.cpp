@@ -2,12 +2,14 @@
 
 #include <ATen/TensorOperators.h>
 #include <ATen/ops/arange.h>
+#include <ATen/ops/bmm.h>
 #include <ATen/ops/cat.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/full.h>
 #include <ATen/ops/matmul.h>
 #include <ATen/ops/where.h>
 #include <ATen/ops/zeros.h>
+#include <torch/csrc/autograd/custom_function.h>
 
 #include <algorithm>
 #include <cmath>
@@ -92,6 +94,30 @@ at::Tensor scores_at(const at::Tensor& score, const at::Tensor& index) {
   return score.gather(-1, index.clamp_min(0)).masked_fill(index.lt(0), 0);
 }
 
+// Scores in fp32 of bf16 operands on a GPU, whose products give fp32 from them: nothing is copied to fp32 first. Gradients of the scores are
+// rounded to bf16 before their products, like all others.
+struct ShortScores : torch::autograd::Function<ShortScores> {
+  using Context = torch::autograd::AutogradContext;
+  using List = torch::autograd::variable_list;
+  static at::Tensor by_head(const at::Tensor& x) { return x.transpose(1, 2).reshape({x.size(0) * x.size(2), x.size(1), x.size(3)}); }
+  static at::Tensor by_row(const at::Tensor& x, int64_t Q) {  // [B Q, L, n] -> [B,L,Q,n]
+    return x.view({x.size(0) / Q, Q, x.size(1), x.size(2)}).transpose(1, 2).contiguous();
+  }
+  static double scale(const at::Tensor& rq) { return 1 / std::sqrt(static_cast<double>(rq.size(3))); }
+
+  static at::Tensor forward(Context* context, const at::Tensor& rq, const at::Tensor& landmarks) {
+    context->save_for_backward({rq, landmarks});
+    const at::Tensor score = at::bmm(by_head(rq), by_head(landmarks).transpose(1, 2), at::kFloat);
+    return by_row(score, rq.size(2)).mul_(scale(rq));
+  }
+  static List backward(Context* context, List grads) {
+    const List saved = context->get_saved_variables();
+    const at::Tensor &rq = saved[0], &landmarks = saved[1];
+    const at::Tensor g = by_head((grads[0] * scale(rq)).to(at::kBFloat16));
+    return {by_row(at::bmm(g, by_head(landmarks)), rq.size(2)), by_row(at::bmm(g.transpose(1, 2), by_head(rq)), rq.size(2))};
+  }
+};
+
 }  // namespace
 
 at::Tensor visible_chunks(int64_t rows, int64_t chunks, const Visibility& visibility, at::Device device) {
@@ -105,6 +131,10 @@ at::Tensor landmark_scores(const at::Tensor& rq, const at::Tensor& landmarks) {
   CAIRN_CHECK(rq.size(0) == landmarks.size(0) && rq.size(2) == landmarks.size(2) && rq.size(3) == landmarks.size(3),
               "rq [{},{},{},{}], landmarks [{},{},{},{}]", rq.size(0), rq.size(1), rq.size(2), rq.size(3), landmarks.size(0),
               landmarks.size(1), landmarks.size(2), landmarks.size(3));
+  if (rq.is_cuda() && rq.scalar_type() == at::kBFloat16 && landmarks.scalar_type() == at::kBFloat16 &&
+      (rq.size(0) == 1 || landmarks.stride(0) != 0)) {
+    return ShortScores::apply(rq, landmarks);
+  }
   // bf16 products would be rounded to bf16, which makes ties of scores that differ: score in fp32.
   const auto work = rq.scalar_type() == at::kDouble ? at::kDouble : at::kFloat;
   const at::Tensor scaled = rq.to(work) / std::sqrt(static_cast<double>(rq.size(3)));
@@ -123,6 +153,10 @@ Selection select_from_scores(const at::Tensor& score_in, int64_t top_k, const Vi
   const at::Tensor clean = score_in.detach();
   const int64_t B = clean.size(0), L = clean.size(1), Q = clean.size(2), C = clean.size(3), n = std::min(top_k, C);
   CAIRN_CHECK(C < (int64_t{1} << 31), "{} chunks", C);
+  const CudaKernels* kernels = clean.is_cuda() && n < C && n > 0 ? cuda_kernels() : nullptr;
+  if (kernels != nullptr && kernels->select_given_supports != nullptr && kernels->select_given_supports(clean, n)) {
+    return kernels->select_given(clean, n, visibility, noise_key);
+  }
   const at::Tensor counts = visible_counts(L, C, visibility, clean.device());
   Selection out;
   if (n == C || n == 0 || L == 0) {  // nothing to choose: scores and noise do not matter

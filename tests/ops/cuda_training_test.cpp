@@ -1,0 +1,153 @@
+// What only training steps use, by the kernels: a residual sum with its norm, the choice of chunks from given scores, scores of bf16
+// operands, and the route loss's sums; against the plain paths.
+#include <ATen/Context.h>
+#include <ATen/TensorOperators.h>
+#include <ATen/ops/rand.h>
+#include <ATen/ops/randint.h>
+#include <ATen/ops/randn.h>
+#include <fmt/format.h>
+#include <gtest/gtest.h>
+
+#include <cmath>
+
+#include "cairn/ops/cuda/kernels.h"
+#include "cairn/ops/norm/norm.h"
+#include "cairn/ops/route/route.h"
+#include "cairn/ops/select/select.h"
+#include "ops/compare.h"
+
+namespace cairn {
+namespace {
+
+using namespace testing;
+
+class CudaTraining : public ::testing::Test {
+ protected:
+  void SetUp() override {
+    if (!at::globalContext().hasCUDA()) GTEST_SKIP() << "no GPU here";
+    if (cuda_kernels() == nullptr || cuda_kernels()->add_norm_forward == nullptr) GTEST_SKIP() << "built without CUDA";
+  }
+  at::Tensor random(at::IntArrayRef sizes, double scale = 1, double mean = 0) { return normal(random_, sizes, scale, mean).to(at::kCUDA); }
+  Random random_{20256, 1};
+};
+
+at::TensorOptions on_gpu(at::ScalarType type) { return at::TensorOptions(at::kCUDA).dtype(type); }
+
+// Both results weigh in the gradient, one of them alone, or the other.
+TEST_F(CudaTraining, ResidualSumAndNorm) {
+  for (const int64_t width : {8, 64, 200, 256, 512, 520, 1024}) {
+    for (const int64_t rows : {1, 7, 3000}) {
+      for (const int part : {0, 1, 2}) {
+        const at::Tensor x = random({rows, width}, 2).to(at::kFloat), delta = random({rows, width}).to(at::kBFloat16),
+                         w = random({width}, 0.2, 1).to(at::kFloat), c = random({rows, width}).to(at::kFloat),
+                         e = random({rows, width}).to(at::kBFloat16).to(at::kFloat);
+        ASSERT_TRUE(cuda_kernels()->add_norm_supports(x, delta, w, at::kBFloat16));
+        const auto loss = [&](const AddNorm& both) {
+          at::Tensor total = part == 1 ? at::Tensor() : (both.sum * c.to(both.sum.scalar_type())).sum();
+          if (part != 0) {
+            const at::Tensor y = (both.y.to(both.sum.scalar_type()) * e.to(both.sum.scalar_type())).sum();
+            total = total.defined() ? total + y : y;
+          }
+          return total;
+        };
+        const auto run = [&](at::ScalarType type, bool reference) {
+          Tensors in = {x.to(type).clone().requires_grad_(true), delta.to(reference ? type : at::kBFloat16).clone().requires_grad_(true),
+                        w.to(type).clone().requires_grad_(true)};
+          AddNorm both;
+          if (reference) {
+            const at::Tensor sum = in[0] + in[1];
+            both = {sum, rms_norm_reference(sum, in[2])};
+          } else {
+            both = add_rms_norm(in[0], in[1], in[2], at::kBFloat16);
+          }
+          if (part == 0) in.pop_back();  // the weight has no part in it
+          return std::tuple(both.sum.detach(), both.y.detach(), torch::autograd::grad({loss(both)}, in));
+        };
+        const auto [sum, y, got] = run(at::kFloat, false);
+        const auto [want_sum, want_y, want] = run(at::kDouble, true);
+        const std::string what = fmt::format("{} x {}, part {}", rows, width, part);
+        EXPECT_LE(worst(sum, want_sum), 1e-6 * largest(want_sum)) << what;
+        EXPECT_LE(worst(y, want_y), largest(want_y) / 250) << what;
+        EXPECT_LE(worst(got[0], want[0]), 1e-5 * largest(want[0])) << what << ": gradient of x";
+        EXPECT_LE(worst(got[1], want[1]), largest(want[1]) / 250) << what << ": gradient of delta";
+        if (part != 0) {
+          EXPECT_LE(worst(got[2], want[2]), 1e-5 * largest(want[2])) << what << ": gradient of the weight";
+          EXPECT_TRUE(std::get<2>(run(at::kFloat, false))[2].equal(got[2])) << what << ": the same bits again";
+        }
+      }
+    }
+  }
+}
+
+// The choice must be that of the CPU's plain path bit for bit: few different scores, so that ties abound; noise; every visibility.
+TEST_F(CudaTraining, ChoiceFromGivenScores) {
+  Random random(41, 5);
+  for (int i = 0; i < 60; ++i) {
+    const int64_t B = 1 + random.below(3), L = 1 + random.below(150), Q = 1 + random.below(2);
+    const int64_t C = i % 5 == 0 ? 200 + random.below(825) : 2 + random.below(130), n = 1 + random.below(std::min<int64_t>(C - 1, 64));
+    Visibility v;
+    v.chunk = 1 + random.below(6);
+    v.first_chunk = random.chance(0.3) ? (int64_t{1} << 33) + random.below(9) : 0;
+    v.first_position = v.chunk * v.first_chunk + random.below(v.chunk * C);
+    v.exclude_window = random.chance(0.3) ? 1 + random.below(2 * v.chunk) : 0;
+    at::Tensor score = random.chance(0.5) ? at::randint(-2, 3, {B, L, Q, C}, on_gpu(at::kFloat)) : at::randn({B, L, Q, C}, on_gpu(at::kFloat));
+    if (random.chance(0.2)) score = score.masked_fill(score > 1, -std::numeric_limits<double>::infinity());
+    const uint64_t key = random.chance(0.6) ? (1 + static_cast<uint64_t>(random.below(1 << 30))) << 20 : 0;
+    ASSERT_TRUE(cuda_kernels()->select_given_supports(score, n));
+    const Selection got = select_from_scores(score, n, v, key), want = select_from_scores(score.cpu(), n, v, key);
+    const std::string what = fmt::format("case {}: B {} L {} Q {} C {} n {} noise {}", i, B, L, Q, C, n, key);
+    EXPECT_TRUE(got.index.cpu().equal(want.index)) << what;
+    EXPECT_TRUE(got.score.cpu().equal(want.score)) << what;
+  }
+}
+
+TEST_F(CudaTraining, ScoresOfShortOperands) {
+  for (const auto& [B, L, C, Q, width] : {std::tuple<int64_t, int64_t, int64_t, int64_t, int64_t>{1, 70, 9, 1, 64}, {3, 33, 16, 2, 40}, {2, 128, 64, 1, 512}}) {
+    const Operator fast = [](const Tensors& x) { return landmark_scores(x[0], x[1]); };
+    const Tensors x = {random({B, L, Q, width}), random({B, C, Q, width})};
+    Tensors rounded;
+    for (const at::Tensor& t : x) rounded.push_back(t.to(at::kBFloat16).to(at::kDouble));
+    const at::Tensor c = random({B, L, Q, C});
+    const Outcome got = outcome(fast, rounded, c, at::kBFloat16), want = outcome(fast, rounded, c, at::kDouble);
+    const std::string what = fmt::format("B {} L {} C {} Q {} width {}", B, L, C, Q, width);
+    EXPECT_EQ(got.y.scalar_type(), at::kFloat);
+    EXPECT_LE(worst(got.y, want.y), 1e-5 * largest(want.y)) << what;
+    for (size_t i = 0; i < 2; ++i) EXPECT_LE(worst(got.grads[i], want.grads[i]), largest(want.grads[i]) / 100) << what << ": gradient " << i;
+  }
+}
+
+TEST_F(CudaTraining, RouteSums) {
+  Random draw(43, 6);
+  for (int i = 0; i < 24; ++i) {
+    const int64_t B = 1 + draw.below(3), S = 1 + draw.below(9), C = 8 * (1 + draw.below(9)), L = S * C + draw.below(S);
+    const int64_t sequences = B + draw.below(4), keys = 5;
+    const RouteLayout layout = {L, C, S, draw.below(sequences - B + 1)};
+    const bool keyed = draw.chance(0.7);
+    const at::Tensor used = at::rand({B * L}, on_gpu(at::kFloat)) < 0.6, key = at::randint(0, keys, {B * L}, on_gpu(at::kLong));
+    at::Tensor table = at::rand({keys, sequences * C}, on_gpu(at::kFloat)) < 0.3;
+    table.select(0, 0).fill_(false);
+    table.select(0, 4).fill_(true);  // one key that closes every other sequence
+    const at::Tensor none, cotangent = random({B * L});
+    for (const auto type : {at::kFloat, at::kBFloat16}) {
+      const at::Tensor product = random({B * L, sequences * C}, 8).to(type);
+      ASSERT_TRUE(cuda_kernels()->route_supports(product));
+      const auto run = [&](bool fast, at::ScalarType as) {
+        const at::Tensor x = product.to(as).detach().clone().requires_grad_(true);
+        const at::Tensor y = (fast ? route_log_sum : route_log_sum_reference)(x, 0.3, layout, keyed ? table : none, keyed ? key : none, used);
+        // Rows that see nothing at all stand at -1e30: left out of the comparison of sums, and without a gradient.
+        const at::Tensor shown = y.detach().masked_fill(y.detach() < -1e20, 0);
+        const Tensors grads = torch::autograd::grad({(y * cotangent.to(y.scalar_type())).masked_fill(y < -1e20, 0).sum()}, {x});
+        return std::pair(shown, grads[0]);
+      };
+      const auto [y, dx] = run(true, type);
+      const auto [want, want_dx] = run(false, at::kDouble);
+      const std::string what = fmt::format("case {}: B {} L {} C {} sequences {} {}", i, B, L, C, sequences, type == at::kFloat ? "fp32" : "bf16");
+      EXPECT_LE(worst(y, want), 1e-5 * largest(want) + 1e-5) << what;
+      EXPECT_LE(worst(dx, want_dx), (type == at::kFloat ? 1e-4 : 1.0 / 200) * largest(want_dx)) << what;
+      EXPECT_EQ(largest(y.masked_select(used.logical_not())), 0) << what;
+    }
+  }
+}
+
+}  // namespace
+}  // namespace cairn
