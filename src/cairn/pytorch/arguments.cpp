@@ -19,8 +19,6 @@ struct Named {
 };
 
 void check_dimensions(const char* op, const Named& x, const char* shape) {
-  TORCH_CHECK_VALUE(x.tensor.layout() == at::kStrided, op, ": argument ", x.name, " has layout ", x.tensor.layout(),
-                    "; expected a dense tensor (torch.strided)");
   TORCH_CHECK_VALUE(x.tensor.dim() == 4, op, ": argument ", x.name, " has shape ", x.tensor.sym_sizes(), "; expected 4 dimensions, ",
                     shape);
 }

@@ -22,7 +22,7 @@ bool has_cuda_kernels() { return cuda_kernels() != nullptr; }
 
 torch::Library& fragment(torch::Library::Kind kind, std::optional<c10::DispatchKey> key) {
   // Never freed: destructors of this library and of torch's run in no particular order at exit.
-  return *new torch::Library(kind, "cairn", key, __FILE__, __LINE__);
+  return *new torch::Library(kind, "cairn", key, "cairn/pytorch/library.cpp", __LINE__);
 }
 
 bool register_operators() {

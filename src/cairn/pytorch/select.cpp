@@ -4,10 +4,10 @@
 #include <ATen/TensorOperators.h>
 #include <ATen/autocast_mode.h>
 #include <ATen/core/dispatch/Dispatcher.h>
+#include <ATen/ops/bmm.h>
 #include <ATen/ops/constant_pad_nd.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/full.h>
-#include <ATen/ops/matmul.h>
 #include <ATen/ops/where.h>
 #include <ATen/ops/zeros.h>
 #include <torch/csrc/autograd/custom_function.h>
@@ -71,31 +71,42 @@ Pair forward_meta(const Tensor& rq, const Tensor& landmarks, int64_t top_k, int6
   return {empty(work_type(rq)), empty(at::kLong)};
 }
 
+// a b, [n,r,s] [n,s,c], with fp32 (fp64) sums; bf16 operands go into the product of a GPU as they are.
+Tensor product(const Tensor& a, const Tensor& b, at::ScalarType work) {
+  if (a.scalar_type() == at::kBFloat16 && a.is_cuda()) return at::bmm(a, b, at::kFloat);
+  return at::bmm(a.to(work), b.to(work));
+}
+
 // With g the gradient spread over all chunks, [L,C]: d rq = g landmarks / sqrt(Dr), d landmarks = g^T rq / sqrt(Dr); blocks of rows.
 Pair backward(const Tensor& grad_score, const Tensor& rq, const Tensor& landmarks, const Tensor& index_in) {
   const SelectArguments arguments{"cairn::select_backward", rq, landmarks};
   arguments.check();
   arguments.check_saved(grad_score, index_in);
-  const int64_t B = rq.size(0), L = rq.size(1), Q = rq.size(2), C = landmarks.size(1), N = index_in.size(3);
+  const int64_t B = rq.size(0), L = rq.size(1), Q = rq.size(2), C = landmarks.size(1), N = index_in.size(3), D = rq.size(3);
   const auto work = work_type(rq);
+  const bool bf16 = rq.is_cuda() && rq.scalar_type() == at::kBFloat16 && landmarks.scalar_type() == at::kBFloat16;
+  const auto type = bf16 ? at::kBFloat16 : work;
   const Tensor grad_rq = at::zeros(rq.sizes(), rq.options());
-  Tensor sum = at::zeros({B, Q, C, rq.size(3)}, rq.options().dtype(work));
+  Tensor sum = at::zeros({B * Q, C, D}, rq.options().dtype(work));
   if (B * L * C * N > 0) {
-    const double scale = 1.0 / std::sqrt(static_cast<double>(rq.size(3)));
-    const Tensor table = landmarks.to(work).transpose(1, 2);  // [B,Q,C,Dr]
+    const double scale = 1.0 / std::sqrt(static_cast<double>(D));
+    const Tensor table = landmarks.to(type).transpose(1, 2).reshape({B * Q, C, D});
     // Column C takes what stands in unused slots. Real numbers of a row are different, so nothing is written twice.
     const Tensor index = at::where(index_in.lt(0).logical_or(index_in.ge(C)), at::full({}, C, index_in.options()), index_in);
     constexpr int64_t kNumbers = int64_t{1} << 26;
-    const int64_t step = std::clamp<int64_t>(kNumbers / (B * Q * (C + 1)), 1, L);
+    const int64_t width = (C / 8 + 1) * 8;  // rows of whole 16 bytes: others would slow down the products
+    const int64_t step = std::clamp<int64_t>(kNumbers / (B * Q * width), 1, L);
     for (int64_t t = 0; t < L; t += step) {
-      const auto cut = [&](const Tensor& x) { return x.narrow(1, t, std::min(step, L - t)).transpose(1, 2); };  // [B,Q,l,...]
-      const Tensor slots = cut(grad_score).to(work) * scale, to = cut(index);
-      const Tensor g = at::zeros({B, Q, to.size(2), C + 1}, slots.options()).scatter_(-1, to, slots).narrow(-1, 0, C);
-      cut(grad_rq).copy_(at::matmul(g, table));
-      sum.add_(at::matmul(g.transpose(-1, -2), cut(rq).to(work)));
+      const int64_t rows = std::min(step, L - t);
+      const auto part = [&](const Tensor& x) { return x.narrow(1, t, rows).transpose(1, 2); };  // [B,Q,rows,...]
+      const auto flat = [&](const Tensor& x) { return part(x).reshape({B * Q, rows, x.size(3)}); };
+      const Tensor slots = (flat(grad_score).to(work) * scale).to(type);
+      const Tensor g = at::zeros({B * Q, rows, width}, slots.options()).scatter_(-1, flat(index), slots).narrow(-1, 0, C);
+      part(grad_rq).copy_(product(g, table, work).view({B, Q, rows, D}));
+      sum.add_(product(g.transpose(1, 2), flat(rq).to(type), work));
     }
   }
-  return {grad_rq, sum.transpose(1, 2).to(landmarks.scalar_type()).contiguous()};
+  return {grad_rq, sum.view({B, Q, C, D}).transpose(1, 2).to(landmarks.scalar_type()).contiguous()};
 }
 
 Pair backward_meta(const Tensor& grad_score, const Tensor& rq, const Tensor& landmarks, const Tensor& index) {
