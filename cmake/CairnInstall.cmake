@@ -38,7 +38,8 @@ if(CAIRN_INSTALL_TORCH)
 endif()
 set_target_properties(cairn PROPERTIES INSTALL_RPATH "${_run_path}")
 install(TARGETS cairn RUNTIME DESTINATION "${CMAKE_INSTALL_BINDIR}")
-install(TARGETS cairn_pytorch LIBRARY DESTINATION "${CMAKE_INSTALL_LIBDIR}")
+# Where it has been built: `make build` makes the program alone.
+install(TARGETS cairn_pytorch LIBRARY DESTINATION "${CMAKE_INSTALL_LIBDIR}" OPTIONAL)
 
 install(DIRECTORY "${CMAKE_SOURCE_DIR}/src/cairn" DESTINATION "${CMAKE_INSTALL_INCLUDEDIR}" FILES_MATCHING PATTERN "*.h")
 install(DIRECTORY "${CMAKE_SOURCE_DIR}/examples/cpp" DESTINATION "${CMAKE_INSTALL_DATADIR}/cairn/examples")
