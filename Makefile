@@ -1,7 +1,7 @@
 # Thin: each target is one step for people; CMake and scripts/ do the work. `make help` lists the targets.
 #   CUDA=1           build the GPU program (build/cuda/cairn); setup then sees to nvcc, too
 #   CAIRN_TORCH=DIR  use the LibTorch 2.11.0 in DIR instead of .deps/torch
-#   CAIRN_PYTHON=P   a Python with torch and numpy, for the tests of python/ (default: python3; without torch they are skipped)
+#   CAIRN_PYTHON=P   a Python with torch and numpy, for the tests of python/ (default: python3; without torch they are skipped) and make wheel
 #   RUNS=N           executions of each reader in make fuzz
 #   JOBS=N           compile N files at a time (default: all cores)
 CUDA ?= 0
@@ -11,7 +11,7 @@ export CAIRN_TORCH CUDA
 # Waiting threads sleep: spinning ones cost a shared machine most of its time and win little on a quiet one.
 export OMP_WAIT_POLICY ?= passive
 .DEFAULT_GOAL := help
-.PHONY: help setup configure build demo test fuzz bench lint format bundle clean
+.PHONY: help setup configure build demo test fuzz bench lint format bundle wheel clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' Makefile
@@ -49,6 +49,10 @@ format:  ## rewrite all sources in the house format
 bundle:  ## the GPU program and its libraries in build/bundle, to carry to a machine that has LibTorch
 	@$(MAKE) --no-print-directory build CUDA=1
 	@scripts/bundle.sh
+
+wheel: configure  ## torch.ops.cairn for PyTorch users: a Python wheel in build/wheel (CUDA=1: with the kernels for GPUs)
+	@cmake --build $(BUILD) -j $(JOBS) --target cairn_pytorch
+	@scripts/wheel.sh $(BUILD)/libcairn_torch.so
 
 clean:  ## remove everything that was built (not .deps)
 	@rm -rf build && echo "clean: build/ is gone"

@@ -4,6 +4,7 @@
 #   target_link_libraries(mine PRIVATE cairn::infer)          # or any other room: cairn::core, cairn::text, ...
 #
 #   PREFIX/bin/cairn    PREFIX/include/cairn/ROOM/*.h    PREFIX/lib/libcairn_ROOM.a    PREFIX/lib/cmake/cairn/    PREFIX/share/cairn/examples/cpp
+#   PREFIX/lib/libcairn_torch.so, torch.ops.cairn for PyTorch users
 #
 # CAIRN_INSTALL_TORCH: folder of LibTorch where the installed program will run, if that is not the one it is built with. LD_LIBRARY_PATH goes before
 # both.
@@ -37,6 +38,8 @@ if(CAIRN_INSTALL_TORCH)
 endif()
 set_target_properties(cairn PROPERTIES INSTALL_RPATH "${_run_path}")
 install(TARGETS cairn RUNTIME DESTINATION "${CMAKE_INSTALL_BINDIR}")
+# Where it has been built: `make build` makes the program alone.
+install(TARGETS cairn_pytorch LIBRARY DESTINATION "${CMAKE_INSTALL_LIBDIR}" OPTIONAL)
 
 install(DIRECTORY "${CMAKE_SOURCE_DIR}/src/cairn" DESTINATION "${CMAKE_INSTALL_INCLUDEDIR}" FILES_MATCHING PATTERN "*.h")
 install(DIRECTORY "${CMAKE_SOURCE_DIR}/examples/cpp" DESTINATION "${CMAKE_INSTALL_DATADIR}/cairn/examples")

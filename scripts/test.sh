@@ -30,7 +30,9 @@ build_all() {
 # One test program at a time: each uses all cores itself.
 run_tests() {
   ctest --test-dir "$1" --output-on-failure -j 1 || return 1
-  sed -n 's/^python: SKIPPED/test: the tests of python\/ were skipped/p' "$1/Testing/Temporary/LastTest.log" # ctest does not say why
+  # ctest does not say why
+  sed -n -e 's/^python: SKIPPED/test: the tests of python\/ were skipped/p' \
+    -e 's/^test_ops (.*skipped \(.*\)$/test: the tests of cairn.ops were skipped: \1/p' "$1/Testing/Temporary/LastTest.log"
 }
 sanitized() {
   configure build/sanitized -DCAIRN_TORCH_FREE=ON -DCAIRN_SANITIZE=address,undefined -DCAIRN_WERROR=ON
@@ -40,7 +42,7 @@ sanitized() {
 # The same objects (ccache), the kernels, and both linked with the CUDA half of LibTorch; that needs nvcc, but no GPU. test_cuda is for one.
 gpu_program() {
   configure build/cuda -DCAIRN_TORCH="${CAIRN_TORCH:-}" -DCAIRN_CUDA=ON -DCAIRN_WERROR=ON
-  cmake --build build/cuda -j "$JOBS" --target cairn test_cuda
+  cmake --build build/cuda -j "$JOBS" --target cairn cairn_pytorch test_cuda
 }
 
 step "setup" env CUDA=1 scripts/setup.sh

@@ -12,5 +12,5 @@ if ! reason=$("$python" -c 'import sys; assert sys.version_info >= (3, 10), "Pyt
   echo "python: SKIPPED: $python will not do: $reason (CAIRN_PYTHON names one with torch and numpy)"
   exit 77
 fi
-export CAIRN_PROGRAM="$2/cairn" PYTHONDONTWRITEBYTECODE=1
+export CAIRN_PROGRAM="$2/cairn" CAIRN_LIBRARY="$2/libcairn_torch.so" PYTHONDONTWRITEBYTECODE=1
 exec "$python" -m unittest discover -s "$1/python/tests" -v

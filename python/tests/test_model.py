@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from support import ORACLE, random_model, random_tokens, relative_rms
 
 import cairn
-from cairn import ops
+from cairn import plain
 from cairn.checkpoint import read_safetensors, read_weights
 
 
@@ -71,10 +71,10 @@ class Oracle(unittest.TestCase):
                 t, settings = read_case(path)
                 size, used = settings["S"], t["in.index"] >= 0
                 score = t["in.score"].gather(-1, t["in.index"].clamp(min=0))
-                weight = ops.chunk_weights(score, used, settings["weights"])
+                weight = plain.chunk_weights(score, used, settings["weights"])
                 for row in range(settings["B"]):
                     k, v = (t[name][row].unflatten(0, (-1, size)) for name in ("in.k", "in.v"))
-                    o = ops.memory_attention(
+                    o = plain.memory_attention(
                         t["in.q"][row], t["in.index"][row], k, v, lambda part, lse: weight[row][part], off_by_one=settings["off_by_one"]
                     )
                     self.assertLessEqual(relative_rms(o, t["out.o"][row]), 1e-5)
@@ -125,9 +125,9 @@ class Consistency(unittest.TestCase):
         generator = torch.Generator().manual_seed(3)
         rq = torch.randint(-2, 3, (1, 40, 2, 4), generator=generator).float()  # few values: many ties
         marks = torch.randint(-2, 3, (1, 37, 2, 4), generator=generator).float()
-        counts = ops.visible_counts(40, 37, chunk=3, first_position=50, exclude_window=5)
+        counts = plain.visible_counts(40, 37, chunk=3, first_position=50, exclude_window=5)
         pages = list(marks.split([1, 20, 16], 1))
-        index = ops.select(rq, pages, 4, counts)
+        index = plain.select(rq, pages, 4, counts)
         score = torch.einsum("blqr,bcqr->blqc", rq, marks)
         for t in range(40):
             seen = [i for i in range(37) if 50 + t - 5 + 1 > (i + 1) * 3 - 1]

@@ -25,6 +25,7 @@ const std::map<std::string, std::set<std::string>>& allowed() {
         {"tasks", {"core", "text"}},
         {"dist", {"core"}},
         {"ops", {"core", "dist"}},
+        {"pytorch", {"ops"}},
         {"model", {"ops"}},
         {"memory", {"model"}},
         {"infer", {"memory", "text"}},

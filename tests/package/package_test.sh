@@ -22,6 +22,7 @@ quietly install cmake --install "$build" --prefix "$work/first"
 mv "$work/first" "$work/prefix" # an installation may be moved
 prefix=$work/prefix
 
+[ -n "$(find "$prefix" -name libcairn_torch.so)" ] || fail "libcairn_torch.so was not installed"
 "$prefix/bin/cairn" --version | grep -q '^cairn [0-9]' || fail "the installed program does not say its version"
 quietly train "$prefix/bin/cairn" train "$source/configs/demo.toml" --run "$work/run" --threads 1 --set train.tokens=24K --set train.batch_tokens=1K
 model=$work/run/model

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from cairn import ops
+from cairn import plain
 from cairn.checkpoint import hash_file, hash_hex, read_weights
 from cairn.config import ModelConfig, UpperLayer
 from cairn.memory import Cache, Memory, Page, take
@@ -30,7 +30,7 @@ class RMSNorm(nn.Module):
         self.weight = nn.Parameter(torch.ones(width))
 
     def forward(self, x: Tensor) -> Tensor:
-        return ops.rms_norm(x, self.weight)
+        return plain.rms_norm(x, self.weight)
 
 
 M = TypeVar("M", bound=nn.Module)
@@ -61,10 +61,10 @@ class Attention(nn.Module):
     def project(self, x: Tensor, table: Table) -> tuple[Tensor, Tensor, Tensor]:
         h = self.norm(x)
         q, k, v = (p(h).unflatten(-1, (-1, self.width)) for p in (self.q_proj, self.k_proj, self.v_proj))
-        return ops.rotate(self.q_norm(q), table), ops.rotate(self.k_norm(k), table), v
+        return plain.rotate(self.q_norm(q), table), plain.rotate(self.k_norm(k), table), v
 
     def bidirectional(self, x: Tensor, table: Table) -> Tensor:
-        return self.o_proj(ops.attend_full(*self.project(x, table)).flatten(2))
+        return self.o_proj(plain.attend_full(*self.project(x, table)).flatten(2))
 
     def forward(self, x: Tensor, table: Table, cache: Cache | None = None) -> tuple[Tensor, Cache]:
         q, k, v = self.project(x, table)
@@ -74,7 +74,7 @@ class Attention(nn.Module):
         if self.alibi:
             slopes = 2.0 ** (torch.arange(1, q.shape[2] + 1, device=x.device) * (-8.0 / q.shape[2]))
         keep = max(0, k.shape[1] - (self.window - 1))
-        u = self.o_proj(ops.window_attention(q, k, v, self.window, slopes).flatten(2))
+        u = self.o_proj(plain.window_attention(q, k, v, self.window, slopes).flatten(2))
         return u, Cache(k[:, keep:].clone(), v[:, keep:].clone())
 
 
@@ -123,7 +123,7 @@ class ChunkEncoder(nn.Module):
             e = self.pre_norm(e)
         if c.landmark == "cls":
             e = torch.cat([e, self.cls.expand(batch * chunks, 1, -1)], 1)
-        table = ops.rotary_table(0, e.shape[1], c.head_dim, c.rope_theta)  # positions inside the chunk, whatever `positions` says
+        table = plain.rotary_table(0, e.shape[1], c.head_dim, c.rope_theta)  # positions inside the chunk, whatever `positions` says
         for layer in _all(self.encoder, Layer):
             e = e + layer.attention.bidirectional(e, table)
             e = e + layer.mlp(e)
@@ -131,7 +131,7 @@ class ChunkEncoder(nn.Module):
         body = e[:, : c.chunk]
         landmarks = self.landmark_proj(e[:, c.chunk] if c.landmark == "cls" else body.mean(1))
         if c.landmark_norm:
-            landmarks = ops.head_rms_norm(landmarks, self.landmark_norm.weight, c.retrieval_heads)
+            landmarks = plain.head_rms_norm(landmarks, self.landmark_norm.weight, c.retrieval_heads)
         shape = (batch, chunks, c.chunk, c.memory_kv_heads, c.head_dim)
         k, v = self.k_norm(self.k_proj(body).view(shape)), self.v_proj(body).view(shape)
         return Page(landmarks.view(batch, chunks, c.retrieval_heads, -1), k, v)
@@ -232,7 +232,7 @@ class Model(nn.Module):
         return F.linear(hidden, self.embed.weight)
 
     def _table(self, first: int, length: int) -> Table:
-        return ops.rotary_table(first, length, self.config.head_dim, self.config.rope_theta) if self.config.positions == "rope" else None
+        return plain.rotary_table(first, length, self.config.head_dim, self.config.rope_theta) if self.config.positions == "rope" else None
 
     def _run_lower(self, x: Tensor, first: int, caches: list[Cache | None]) -> tuple[Tensor, list[Cache | None]]:
         table, kept = self._table(first, x.shape[1]), []
@@ -297,7 +297,7 @@ class Model(nn.Module):
         c = self.config
         rq = block.retrieval_proj(h)
         if c.landmark_norm:
-            rq = ops.head_rms_norm(rq, block.retrieval_norm.weight, c.retrieval_heads)
+            rq = plain.head_rms_norm(rq, block.retrieval_norm.weight, c.retrieval_heads)
         rq = rq.unflatten(-1, (c.retrieval_heads, -1))
         exclude = c.window if c.exclude_window else 0
         if c.retrieval_stride == "token":
@@ -316,8 +316,8 @@ class Model(nn.Module):
 
     def _search(self, rq: Tensor, pages: list[Page], *, chunk: int, first_position: int, exclude_window: int) -> Found:
         total = sum(page.chunks for page in pages)
-        counts = ops.visible_counts(rq.shape[1], total, chunk=chunk, first_position=first_position, exclude_window=exclude_window)
-        index = ops.select(rq.detach(), [page.landmarks.detach() for page in pages], self.config.top_k, counts)
+        counts = plain.visible_counts(rq.shape[1], total, chunk=chunk, first_position=first_position, exclude_window=exclude_window)
+        index = plain.select(rq.detach(), [page.landmarks.detach() for page in pages], self.config.top_k, counts)
         # Once more for the selected ones alone, with gradients.
         rows = []
         for row, part in _blocks(rq):
@@ -345,12 +345,12 @@ class Model(nn.Module):
 
             def weigh(rows: slice, lse: Tensor, used: Tensor = used, score: Tensor = score) -> Tensor:
                 if c.alpha == 0:
-                    return ops.chunk_weights(score[rows], used[rows], c.weights)
-                mixed = c.alpha * lse + (1 - c.alpha) * ops.spread(score[rows], c.memory_heads)
-                return ops.chunk_weights(mixed, ops.spread(used[rows], c.memory_heads), "softmax")
+                    return plain.chunk_weights(score[rows], used[rows], c.weights)
+                mixed = c.alpha * lse + (1 - c.alpha) * plain.spread(score[rows], c.memory_heads)
+                return plain.chunk_weights(mixed, plain.spread(used[rows], c.memory_heads), "softmax")
 
             k, v = (take(pages, row, numbers, name) for name in ("k", "v"))
-            rows.append(ops.memory_attention(q[row, part], local, k, v, weigh, off_by_one=c.off_by_one))
+            rows.append(plain.memory_attention(q[row, part], local, k, v, weigh, off_by_one=c.off_by_one))
         return torch.cat(rows).view(q.shape)
 
 

@@ -1,143 +1,139 @@
-"""The operators, as docs/algorithm.md section 1 states them. B batch, L rows, C chunks of S tokens, N selected, H query heads, G key/value
-heads, Q retrieval heads, D head width. fp32; differentiable except for the choice of chunks."""
+"""The compiled operators for PyTorch: memory attention and landmark selection (docs/algorithm.md, section 1), on CPU and GPU, with
+gradients, under torch.compile (also fullgraph=True), torch.autocast and torch.export. Importing this module loads libcairn_torch.so;
+without it an ImportError says how to get it. cairn.plain has the same in plain PyTorch.
+
+B texts, L rows (tokens), H query heads, G key/value heads, D their width, S tokens a chunk, C chunks, N selected, Q retrieval heads
+(1 or G) of width Dr. Wrong shapes, sizes, devices and values are a ValueError, wrong dtypes a TypeError; each names operator, argument
+and what is expected. (Inside torch.compile they arrive wrapped in its own exception.)"""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable
+from typing import Literal, NamedTuple, overload
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-EPS = 1e-6
-_WINDOW_ROWS = 512  # queries of window attention at a time: memory grows with L, not with L^2
-_SELECT_ROWS, _SELECT_CHUNKS = 1024, 8192
-_ATTEND_BYTES = 64 << 20
-_SIGN_FLIP = 0x7FFFFFFF
+from cairn import plain
+from cairn._library import load
+
+BUILD = load()
+"""Versions that the library was built with: "cairn", "torch" and "cuda" ("none": without kernels for GPUs; torch's own are used there)."""
 
 
-def rms_norm(x: Tensor, weight: Tensor) -> Tensor:
-    return x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + EPS) * weight
+class Selection(NamedTuple):
+    """Both [B,L,Q,top_k], as torch.topk returns them."""
+
+    scores: Tensor
+    """Scores of the selected chunks, differentiable; 0 in unused slots. fp32 (fp64 for fp64 operands)."""
+    indices: Tensor
+    """int64 numbers of the selected landmarks, highest (nearest) first; -1 in unused slots, which come last."""
 
 
-def head_rms_norm(x: Tensor, weight: Tensor, heads: int) -> Tensor:
-    """x [...,r], weight [r]: each head's numbers by themselves."""
-    return rms_norm(x.unflatten(-1, (heads, -1)), weight.view(heads, -1)).flatten(-2)
+@overload
+def hsa(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    index: Tensor,
+    weight: Tensor,
+    chunk: int,
+    *,
+    off_by_one: bool = ...,
+    return_lse: Literal[False] = ...,
+    check_index: bool = ...,
+) -> Tensor: ...
 
 
-def rotary_table(first: int, length: int, head_dim: int, theta: float) -> tuple[Tensor, Tensor]:
-    """Cosines and sines [L,1,D/2] of positions first .. first + length: angles in fp64, so that they are exact far out."""
-    frequency = theta ** (-torch.arange(0, head_dim, 2, dtype=torch.float64) / head_dim)
-    angle = torch.arange(first, first + length).double()[:, None] * frequency
-    return angle.cos().float()[:, None], angle.sin().float()[:, None]
+@overload
+def hsa(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    index: Tensor,
+    weight: Tensor,
+    chunk: int,
+    *,
+    off_by_one: bool = ...,
+    return_lse: Literal[True],
+    check_index: bool = ...,
+) -> tuple[Tensor, Tensor]: ...
 
 
-def rotate(x: Tensor, table: tuple[Tensor, Tensor] | None) -> Tensor:
-    """x [B,L,H,D], split-half form."""
-    if table is None:
-        return x
-    cosine, sine = (t.to(x.device) for t in table)
-    a, b = x.chunk(2, -1)
-    return torch.cat([a * cosine - b * sine, a * sine + b * cosine], -1)
+def hsa(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    index: Tensor,
+    weight: Tensor,
+    chunk: int,
+    *,
+    off_by_one: bool = False,
+    return_lse: bool = False,
+    check_index: bool = False,
+) -> Tensor | tuple[Tensor, Tensor]:
+    """Memory attention (hierarchical sparse attention, arXiv 2510.17196, Eq. 2): every selected chunk has a softmax of its own.
+
+        o[b,t,h] = sum_n weight[b,t,h,n] * softmax_j(q[b,t,h] . k[b,i_n S + j,g] / sqrt(D)) @ v[b,i_n S + j,g],   i_n = index[b,t,g,n]
+
+    q       [B,L,H,D], float32, bfloat16 or float64 (float64 slowly, for tests)
+    k, v    [B,M,G,D] in q's dtype, G a divisor of H. Chunk i is tokens i S .. (i+1) S - 1; tokens behind the last whole chunk are left out
+    index   [B,L,1 or G,N] int64: numbers of chunks, none twice in a row; -1 in unused slots
+    weight  [B,L,1, G or H,N], float32 or q's dtype; what stands in unused slots does not count
+    chunk   S, tokens a chunk
+    off_by_one   a further 1 in the denominator of each softmax
+    return_lse   also the log-sum-exps [B,L,H,N], the logarithm of each softmax's denominator: float32 (float64), 0 in unused slots
+    check_index  ValueError for an index outside [-1, C) or twice in a row; on a GPU this waits for it. Without the check an index out of
+                 range is still an error on a CPU, and an unused slot on a GPU; with two equal ones results on a GPU are unspecified
+
+    Returns o [B,L,H,D] in q's dtype, exactly 0 for rows without a chunk. Differentiable once in q, k, v and weight, and through the
+    log-sum-exps. Any strides; L, B, N and C may be 0. The fast kernels for GPUs: bfloat16, D 32, 64, 96 or 128, compute capability 9.0."""
+    o, lse = torch.ops.cairn.hsa(q, k, v, index, weight, chunk, off_by_one=off_by_one, return_lse=return_lse, check_index=check_index)
+    return (o, lse) if return_lse else o
 
 
-def attend_full(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None) -> Tensor:
-    """Softmax attention, q [B,L,H,D], k and v [B,M,Hkv,D]; bias bool [L,M] (what is seen) or fp32 [H,L,M]."""
-    k, v = (t.repeat_interleave(q.shape[2] // t.shape[2], 2).transpose(1, 2) for t in (k, v))
-    return F.scaled_dot_product_attention(q.transpose(1, 2), k, v, attn_mask=bias).transpose(1, 2)
+def select(
+    rq: Tensor,
+    landmarks: Tensor,
+    top_k: int,
+    chunk: int,
+    *,
+    first_position: int = 0,
+    first_chunk: int = 0,
+    exclude_window: int = 0,
+    noise_key: int = 0,
+) -> Selection:
+    """Landmark selection: for every row the top_k visible chunks with the highest score rq . landmark / sqrt(Dr). Ties go to the higher
+    number. A row at position t sees chunk i iff t >= (i+1) S, and with exclude_window = W > 0 iff t - W + 1 >= (i+1) S.
+
+    rq, landmarks   [B,L,Q,Dr], [B,C,Q,Dr]: float32 or bfloat16, each for itself, or both float64. Scores are fp32 sums
+    top_k           slots; where fewer chunks are visible the last ones are unused
+    chunk           S, tokens a chunk
+    first_position  position of row 0 (rows stand one behind the other); first_chunk: number of landmark 0
+    noise_key       not 0: Gumbel noise, a function of this key, text, position, head and chunk, is added for the choice alone. Then, and
+                    for float64, all scores [B,L,Q,C] are held at once; otherwise memory is O(L top_k)
+
+    Returns (scores, indices). The choice has no gradient; the scores have, in rq and landmarks."""
+    score, index = torch.ops.cairn.select(
+        rq,
+        landmarks,
+        top_k,
+        chunk,
+        first_position=first_position,
+        first_chunk=first_chunk,
+        exclude_window=exclude_window,
+        noise_key=noise_key,
+    )
+    return Selection(score, index)
 
 
-def window_attention(q: Tensor, k: Tensor, v: Tensor, window: int, slopes: Tensor | None) -> Tensor:
-    """The last L of the M keys belong to the queries. A token sees `window` tokens, itself included. slopes [H]: ALiBi."""
-    rows, history = q.shape[1], k.shape[1] - q.shape[1]
-    parts = []
-    for begin in range(0, rows, _WINDOW_ROWS):
-        end = min(begin + _WINDOW_ROWS, rows)
-        first_key = max(0, history + begin - window + 1)
-        keys = slice(first_key, history + end)
-        distance = torch.arange(history + begin, history + end)[:, None] - torch.arange(first_key, history + end)
-        seen = ((distance >= 0) & (distance < window)).to(q.device)
-        bias = seen
-        if slopes is not None:
-            bias = (-slopes[:, None, None] * distance.to(q.device)).masked_fill(~seen, -torch.inf)
-        parts.append(attend_full(q[:, begin:end], k[:, keys], v[:, keys], bias))
-    return torch.cat(parts, 1)
+def chunk_weights(selection: Selection, kind: Literal["softmax", "stick_breaking"] = "softmax") -> Tensor:
+    """Weights [B,L,Q,N] for hsa() from selected scores: softmax over the used slots, or stick-breaking, nearest first:
+    w_k = sigma(s_k) prod_{j<k} (1 - sigma(s_j)). 0 in unused slots. Plain PyTorch, differentiable."""
+    if kind not in ("softmax", "stick_breaking"):
+        raise ValueError(f"cairn.ops.chunk_weights: argument kind is {kind!r}; expected 'softmax' or 'stick_breaking'")
+    return plain.chunk_weights(selection.scores, selection.indices >= 0, kind)
 
 
-def visible_counts(rows: int, chunks: int, *, chunk: int, first_position: int, exclude_window: int) -> Tensor:
-    """How many chunks each row sees, [L]: chunk i iff t >= (i+1) S, and with exclude_window = W > 0 iff t - W + 1 >= (i+1) S."""
-    bound = torch.arange(first_position, first_position + rows) + (1 - exclude_window if exclude_window else 0)
-    return (bound.clamp(min=0) // chunk).clamp(max=chunks)
-
-
-def _keys(score: Tensor, first: int) -> Tensor:
-    """int64 that compare like (score, chunk number), so that ties go to the more recent chunk whatever top-k does with equals."""
-    bits = (score + 0.0).contiguous().view(torch.int32)
-    ordered = bits ^ ((bits >> 31) & _SIGN_FLIP)
-    return (ordered.long() << 32) + torch.arange(first, first + score.shape[-1], device=score.device)
-
-
-@torch.no_grad()
-def select(rq: Tensor, landmark_pages: list[Tensor], top_k: int, counts: Tensor) -> Tensor:
-    """rq [B,L,Q,Dr], pages [B,P,Q,Dr] -> numbers of the selected chunks [B,L,Q,min(top_k, C)], nearest first, -1 where there are fewer."""
-    chunks = sum(page.shape[1] for page in landmark_pages)
-    n = min(top_k, chunks)
-    rows = []
-    for begin in range(0, rq.shape[1], _SELECT_ROWS):
-        part = rq[:, begin : begin + _SELECT_ROWS] / math.sqrt(rq.shape[-1])
-        count = counts[begin : begin + _SELECT_ROWS].to(rq.device)
-        reach, first = int(count.max()), 0
-        best = torch.empty(*part.shape[:3], 0, dtype=torch.int64, device=rq.device)
-        for page in landmark_pages:
-            for start in range(0, min(page.shape[1], max(reach - first, 0)), _SELECT_CHUNKS):
-                block = page[:, start : start + _SELECT_CHUNKS].to(rq.device, torch.float32)
-                score = torch.einsum("blqr,bcqr->blqc", part, block).clamp(min=torch.finfo(torch.float32).min)
-                number = torch.arange(first + start, first + start + block.shape[1], device=rq.device)
-                score = score.masked_fill(number >= count[:, None, None], -torch.inf)
-                best = torch.cat([best, _keys(score, first + start)], -1)
-                best = best.topk(min(n, best.shape[-1]), -1).values
-            first += page.shape[1]
-        index = best & 0xFFFFFFFF
-        index = torch.where(index < count[:, None, None], index, -1).sort(-1, descending=True).values
-        rows.append(F.pad(index, (0, n - index.shape[-1]), value=-1))
-    return torch.cat(rows, 1)
-
-
-def chunk_weights(score: Tensor, used: Tensor, kind: str) -> Tensor:
-    """score, used [...,N], nearest first."""
-    if kind == "stick_breaking":
-        soft = F.softplus(score).where(used, 0.0)
-        return torch.exp(score - soft.cumsum(-1)).where(used, 0.0)
-    return score.masked_fill(~used, -1e30).softmax(-1).where(used, 0.0)
-
-
-def spread(x: Tensor, heads: int) -> Tensor:
-    """One value per retrieval head, or one for all, to every query head: [L,Q,N] -> [L,H,N]."""
-    return x.repeat_interleave(heads // x.shape[1], 1)
-
-
-def memory_attention(
-    q: Tensor, index: Tensor, k: Tensor, v: Tensor, weigh: Callable[[slice, Tensor], Tensor], *, off_by_one: bool
-) -> Tensor:
-    """Eq. 2 of the paper for one text: every selected chunk has a softmax of its own.
-
-    q [L,H,D]; index [L,Q,N] into the table k, v [U,S,G,D], -1 unused; weigh(rows, lse [l,H,N]) gives the chunk weights [l,Q or H,N]."""
-    rows, heads, width = q.shape
-    _, size, groups, _ = k.shape
-    step = max(1, _ATTEND_BYTES // (4 * size * index.shape[2] * (2 * groups * width + heads)))
-    group = torch.arange(groups, device=q.device)[:, None]
-    k, v = (t.permute(2, 0, 1, 3) for t in (k, v))  # [G,U,S,D]
-    parts = []
-    for begin in range(0, rows, step):
-        block = slice(begin, min(begin + step, rows))
-        chosen = index[block].clamp(min=0).expand(-1, groups, -1)  # [l,G,N]
-        q_rows = q[block].unflatten(1, (groups, -1))  # [l,G,R,D]
-        s = torch.einsum("lgrd,lgnsd->lgrns", q_rows, k[group, chosen]) / math.sqrt(width)
-        lse = s.logsumexp(-1)
-        if off_by_one:
-            lse = torch.logaddexp(lse, torch.zeros_like(lse))
-        w = spread(weigh(block, lse.flatten(1, 2)), heads).view_as(lse)
-        p = torch.exp(s - lse[..., None]) * w[..., None]
-        parts.append(torch.einsum("lgrns,lgnsd->lgrd", p, v[group, chosen]).flatten(1, 2))
-    return torch.cat(parts)
+def has_cuda_kernels() -> bool:
+    """Whether the library holds kernels for GPUs. Without them operators on a GPU run on torch's own."""
+    return bool(torch.ops.cairn.has_cuda_kernels())

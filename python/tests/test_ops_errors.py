@@ -1,0 +1,140 @@
+"""Wrong arguments: one message that names operator, argument, what came and what is expected; no crash, and the next call works."""
+
+from __future__ import annotations
+
+import unittest
+
+import torch
+from ops_support import DEVICE, Case, Operands, OpsTest
+
+from cairn import ops
+
+CASE = Case(B=2, L=6, H=4, G=2, D=8, S=4, N=3, C=5, Gi=2, Hw=4)
+
+
+def operands(case: Case = CASE, dtype: torch.dtype = torch.float32) -> dict:
+    x = Operands(case, dtype)
+    return dict(q=x.q, k=x.k, v=x.v, index=x.index, weight=x.weight.nan_to_num(0.5), chunk=case.S)
+
+
+def selection() -> dict:
+    return dict(rq=torch.randn(2, 6, 2, 8, device=DEVICE), landmarks=torch.randn(2, 5, 2, 8, device=DEVICE), top_k=3, chunk=4)
+
+
+class Errors(OpsTest):
+    def refuse(self, call, arguments: dict, kind: type[Exception], message: str, **change: object) -> None:
+        with self.subTest(message):
+            changed = {name: value(arguments[name]) if callable(value) else value for name, value in change.items()}
+            with self.assertRaisesRegex(kind, message):
+                call(**{**arguments, **changed})
+
+    def test_shapes(self) -> None:
+        refuse = lambda message, **change: self.refuse(ops.hsa, operands(), ValueError, "cairn::hsa: argument " + message, **change)
+        refuse(r"q has shape \[2, 6, 4\]; expected 4 dimensions, \[B, L, H, D\]", q=lambda t: t[..., 0])
+        refuse(r"k has shape \[1, 20, 2, 8\].*size 2 in dimension 0, that of q", k=lambda t: t[:1], v=lambda t: t[:1])
+        refuse(r"k has shape \[2, 20, 2, 7\].*size 8 in dimension 3, that of q", k=lambda t: t[..., 1:], v=lambda t: t[..., 1:])
+        refuse(r"k has shape \[2, 20, 3, 8\].*G a divisor of the 4 heads", k=lambda t: t[:, :, [0, 0, 0]])
+        refuse(r"k has shape \[2, 20, 0, 8\].*G a divisor", k=lambda t: t[:, :, :0])
+        refuse(r"v has shape \[2, 19, 2, 8\].*size 20 in dimension 1, that of k", v=lambda t: t[:, 1:])
+        refuse(r"q has shape \[2, 6, 0, 8\].*at least 1 head of width 1", q=lambda t: t[:, :, :0])
+        refuse(r"index has shape \[2, 5, 2, 3\].*size 6 in dimension 1, that of q", index=lambda t: t[:, 1:])
+        refuse(r"index has shape \[2, 6, 4, 3\].*with 1 or 2 \(the key/value heads", index=lambda t: t[:, :, [0, 0, 1, 1]])
+        refuse(r"weight has shape \[2, 6, 4, 2\].*size 3 in dimension 3, that of index", weight=lambda t: t[..., 1:])
+        refuse(r"weight has shape \[2, 6, 3, 3\].*with 1, 2 or 4 in dimension 2", weight=lambda t: t[:, :, 1:])
+        refuse(r"chunk is 0; expected the tokens of a chunk, at least 1", chunk=0)
+        refuse(r"chunk is -3", chunk=-3)
+
+    def test_dtypes(self) -> None:
+        refuse = lambda message, **change: self.refuse(ops.hsa, operands(), TypeError, "cairn::hsa: argument " + message, **change)
+        half = lambda t: t.half()
+        refuse("q has dtype Half; expected float32, bfloat16 or float64", q=half, k=half, v=half)
+        refuse("k has dtype BFloat16; expected Float, that of q", k=lambda t: t.bfloat16())
+        refuse("v has dtype Double; expected Float, that of q", v=lambda t: t.double())
+        refuse("index has dtype Int; expected int64", index=lambda t: t.int())
+        refuse("weight has dtype Double; expected Float or Float, that of q", weight=lambda t: t.double())
+        refuse("q has dtype Long", q=lambda t: t.long())
+
+    def test_devices(self) -> None:
+        for name in ("k", "v", "index", "weight"):
+            if DEVICE.type == "cuda":
+                self.refuse(
+                    ops.hsa,
+                    operands(),
+                    ValueError,
+                    f"argument {name} is on cpu; expected cuda:0, the device of q",
+                    **{name: lambda t: t.cpu()},
+                )
+        if DEVICE.type == "cuda":
+            self.refuse(ops.select, selection(), ValueError, "argument landmarks is on cpu; expected cuda:0", landmarks=lambda t: t.cpu())
+
+    def test_indices(self) -> None:
+        for dtype in (torch.float32, torch.bfloat16, torch.float64):
+            for case in (CASE, Case(L=70, D=64, S=32, H=4, G=1, N=2, C=3)):
+                bad = operands(case, dtype)
+                bad["index"][1, 3, 0, 0] = case.C
+                call = lambda bad=bad: ops.hsa(**bad, check_index=True)
+                with self.assertRaisesRegex(ValueError, f"cairn::hsa: argument index holds chunk {case.C}, but there are {case.C} chunks"):
+                    call()
+                if DEVICE.type == "cpu":
+                    with self.assertRaisesRegex(ValueError, f"argument index holds {case.C}; expected chunk numbers below {case.C}"):
+                        ops.hsa(**bad)
+                    with self.assertRaisesRegex(ValueError, "cairn::hsa_backward: argument index holds"):
+                        torch.ops.cairn.hsa_backward(torch.zeros_like(bad["q"]), None, *bad.values())
+                else:  # an unused slot, and the GPU goes on
+                    good = dict(bad, index=torch.where(bad["index"] == case.C, -1, bad["index"]))
+                    self.assertTrue(torch.equal(ops.hsa(**bad), ops.hsa(**good)))
+                    torch.cuda.synchronize()
+                bad["index"][1, 3, 0, 0] = -2
+                with self.assertRaisesRegex(ValueError, "argument index holds -2"):
+                    call()
+                bad["index"][1, 3, 0, :2] = 1
+                with self.assertRaisesRegex(ValueError, r"names chunk 1 twice in row \[b 1, t 3, group 0\]"):
+                    call()
+                bad["index"][1, 3, 0, :2] = torch.tensor([2, 0])
+                call()
+
+    def test_too_few_keys(self) -> None:
+        """C = 0: any chunk number is one too many."""
+        bad = operands()
+        bad.update(k=bad["k"][:, :3], v=bad["v"][:, :3], index=bad["index"].clamp(min=0))
+        with self.assertRaisesRegex(ValueError, "there are 0 chunks"):
+            ops.hsa(**bad, check_index=True)
+
+    def test_backward(self) -> None:
+        x = operands()
+        back = lambda grad_o, grad_lse, **rest: torch.ops.cairn.hsa_backward(grad_o, grad_lse, **rest)
+        for grad_o, grad_lse, message in (
+            (x["q"][:, 1:], None, r"argument grad_o has shape \[2, 5, 4, 8\].*size 6 in dimension 1, that of q"),
+            (x["q"], x["weight"][..., 1:], r"argument grad_lse has shape \[2, 6, 4, 2\].*size 3 in dimension 3, that of index"),
+        ):
+            with self.assertRaisesRegex(ValueError, "cairn::hsa_backward: " + message):
+                back(grad_o, grad_lse, **x)
+        with self.assertRaisesRegex(TypeError, "argument grad_o has dtype Long"):
+            back(x["q"].long(), None, **x)
+
+    def test_select(self) -> None:
+        refuse = lambda message, kind=ValueError, **change: self.refuse(
+            ops.select, selection(), kind, "cairn::select: argument " + message, **change
+        )
+        refuse(r"rq has shape \[2, 6, 2\]; expected 4 dimensions, \[B, L, Q, Dr\]", rq=lambda t: t[..., 0])
+        refuse(r"landmarks has shape \[1, 5, 2, 8\].*size 2 in dimension 0, that of rq", landmarks=lambda t: t[:1])
+        refuse(r"landmarks has shape \[2, 5, 1, 8\].*size 2 in dimension 2", landmarks=lambda t: t[:, :, :1])
+        refuse(r"landmarks has shape \[2, 5, 2, 7\].*size 8 in dimension 3", landmarks=lambda t: t[..., 1:])
+        refuse(r"rq has shape \[2, 6, 2, 0\].*at least 1 head of width 1", rq=lambda t: t[..., :0])
+        refuse("top_k is 0; expected 1 or more chunks", top_k=0)
+        refuse("chunk is 0; expected", chunk=0)
+        refuse("first_position is -2; expected the position of row 0", first_position=-2)
+        refuse("first_chunk is -1", first_chunk=-1)
+        refuse("exclude_window is -1", exclude_window=-1)
+        refuse("rq has dtype Half; expected", TypeError, rq=lambda t: t.half())
+        refuse("landmarks has dtype Long; expected Float or BFloat16", TypeError, landmarks=lambda t: t.long())
+        refuse("landmarks has dtype Float; expected Double, that of rq", TypeError, rq=lambda t: t.double())
+
+    def test_no_tensor(self) -> None:
+        for call in (lambda: ops.hsa(1, 2, 3, 4, 5, 6), lambda: ops.select(None, None, 1, 1)):  # type: ignore[arg-type]
+            with self.assertRaises((RuntimeError, TypeError)):
+                call()
+
+
+if __name__ == "__main__":
+    unittest.main()
