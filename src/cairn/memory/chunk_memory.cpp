@@ -16,7 +16,6 @@
 #include <utility>
 
 #include "cairn/core/error.h"
-#include "cairn/ops/gather/gather.h"
 
 namespace cairn {
 
@@ -217,6 +216,13 @@ void ChunkMemory::for_landmarks(const std::function<void(int64_t first, const at
   }
 }
 
+ChunkPages ChunkMemory::chunk_pages() const {
+  ChunkPages pages;
+  pages.first_chunk = first_chunk_;
+  for (const Page& page : pages_) pages.k.push_back(page.k.narrow(1, 0, page.used)), pages.v.push_back(page.v.narrow(1, 0, page.used));
+  return pages;
+}
+
 void ChunkMemory::gather(const at::Tensor& index, at::Tensor* k, at::Tensor* v, at::Tensor* renumbered) const {
   CAIRN_CHECK(index.size(0) == batch_, "index of {} rows, memory of {}", index.size(0), batch_);
   if (pages_.empty()) {
@@ -230,10 +236,8 @@ void ChunkMemory::gather(const at::Tensor& index, at::Tensor* k, at::Tensor* v, 
     *renumbered = first_chunk_ == 0 ? index : at::where(index >= 0, index - first_chunk_, index);
     return;
   }
-  ChunkPages pages;
   if (index.is_cuda()) {
-    pages.first_chunk = first_chunk_;
-    for (const Page& page : pages_) pages.k.push_back(page.k.narrow(1, 0, page.used)), pages.v.push_back(page.v.narrow(1, 0, page.used));
+    const ChunkPages pages = chunk_pages();
     if (gather_chunks_supports(pages, index)) {
       const GatheredChunks gathered = gather_chunks(pages, index);
       *k = gathered.k, *v = gathered.v, *renumbered = gathered.index;

@@ -15,6 +15,7 @@
 
 #include "cairn/model/config.h"
 #include "cairn/model/model.h"
+#include "cairn/ops/gather/gather.h"
 #include "cairn/ops/select/select.h"
 
 namespace cairn {
@@ -64,6 +65,9 @@ class ChunkMemory {
 
   // Calls f(absolute number of the first chunk, landmarks [B,n,Q,Dr]) for every page in order.
   void for_landmarks(const std::function<void(int64_t first, const at::Tensor& landmarks)>& f) const;
+
+  // Keys and values where they lie.
+  ChunkPages chunk_pages() const;
 
   // Keys and values [B,U*S,G,D] that hold every chunk named in `index` (absolute numbers, -1 unused, [B,...]) and `index` renumbered into
   // them. With one page: the page itself, nothing is copied. Else U = the largest number of different chunks that a row names.

@@ -9,22 +9,28 @@
 
 #include "cairn/core/error.h"
 #include "cairn/ops/norm/norm.h"
-#include "cairn/ops/swiglu/swiglu.h"
+#include "cairn/ops/projection/projection.h"
+#include "cairn/ops/window/step.h"
 #include "cairn/ops/window/window.h"
 
 namespace cairn {
 namespace {
 
-// Queries, keys and values of one attention layer from one product; q and k normed per head and rotated.
+// Queries, keys and values of one attention layer from one product of norm(x).
+at::Tensor project_joined(const at::Tensor& x, const Weights& weights, const std::string& prefix) {
+  at::Tensor bias;
+  if (weights.contains(prefix + ".q_proj.bias")) bias = weights.joined(prefix, {".q", ".k", ".v"}, "_proj.bias");
+  return norm_linear(x, weights.vector(prefix + ".norm.weight"), weights.joined(prefix, {".q", ".k", ".v"}, "_proj.weight"), bias,
+                     weights.compute());
+}
+
+// The same taken apart; q and k normed per head and rotated.
 struct Projected {
   at::Tensor q, k, v;  // [B,L,H|Hkv,D]
 };
 
 Projected project(const at::Tensor& x, const Weights& weights, const std::string& prefix, const ModelConfig& c, const RotaryTable& rotary) {
-  const at::Tensor h = rms_norm(x, weights.vector(prefix + ".norm.weight"), weights.compute());
-  at::Tensor bias;
-  if (weights.contains(prefix + ".q_proj.bias")) bias = weights.joined(prefix, {".q", ".k", ".v"}, "_proj.bias");
-  const at::Tensor joined = at::linear(h, weights.joined(prefix, {".q", ".k", ".v"}, "_proj.weight"), bias);
+  const at::Tensor joined = project_joined(x, weights, prefix);
   const int64_t B = x.size(0), L = x.size(1), q_width = c.heads * c.head_dim, kv_width = c.kv_heads * c.head_dim;
   // Split, not narrowed: the gradients of the parts then become one tensor at once, without zeros and sums.
   const std::vector<at::Tensor> part = joined.split_with_sizes({q_width, kv_width, kv_width}, -1);
@@ -33,8 +39,9 @@ Projected project(const at::Tensor& x, const Weights& weights, const std::string
           norm_rotate(heads(part[1]), weights.vector(prefix + ".k_norm.weight"), rotary), heads(part[2])};
 }
 
-at::Tensor output(const at::Tensor& attended, const Weights& weights, const std::string& prefix) {
-  return at::linear(attended.flatten(2), weights.matrix(prefix + ".o_proj.weight"));
+// x + W_o attended.
+at::Tensor add_output(const at::Tensor& x, const at::Tensor& attended, const Weights& weights, const std::string& prefix) {
+  return linear_add(attended.flatten(2), weights.matrix(prefix + ".o_proj.weight"), x);
 }
 
 }  // namespace
@@ -55,6 +62,12 @@ SegmentPositions segment_positions(const ModelConfig& c, const SegmentStart& sta
 
 at::Tensor window_attention_block(const at::Tensor& x, const Weights& weights, const std::string& prefix, const ModelConfig& c,
                                   const SegmentPositions& positions, WindowCache* cache) {
+  if (cache != nullptr && cache->position.defined()) {
+    const at::Tensor attended = window_step(project_joined(x, weights, prefix), weights.vector(prefix + ".q_norm.weight"),
+                                            weights.vector(prefix + ".k_norm.weight"), positions.rotary,
+                                            {cache->k, cache->v, cache->position}, positions.alibi);
+    return add_output(x, attended, weights, prefix);
+  }
   Projected p = project(x, weights, prefix, c, positions.rotary);
   if (cache != nullptr) {
     if (cache->k.defined()) {
@@ -63,29 +76,23 @@ at::Tensor window_attention_block(const at::Tensor& x, const Weights& weights, c
     }
     const int64_t have = p.k.size(1), keep = std::min(have, c.window - 1);
     const at::Tensor k = p.k.narrow(1, have - keep, keep), v = p.v.narrow(1, have - keep, keep);
-    if (cache->in_place) {
-      cache->k.copy_(k);
-      cache->v.copy_(v);
-    } else {  // a copy, not a view: a view would keep the whole segment alive
-      cache->k = k.clone();
-      cache->v = v.clone();
-    }
+    cache->k = k.clone();  // a copy, not a view: a view would keep the whole segment alive
+    cache->v = v.clone();
   }
-  return x + output(window_attention(p.q, p.k, p.v, c.window, positions.alibi), weights, prefix);
+  return add_output(x, window_attention(p.q, p.k, p.v, c.window, positions.alibi), weights, prefix);
 }
 
-at::Tensor mlp_block(const at::Tensor& x, const Weights& weights, const std::string& prefix, int64_t width) {
-  const at::Tensor h = rms_norm(x, weights.vector(prefix + ".norm.weight"), weights.compute());
-  const at::Tensor both = at::linear(h, weights.joined(prefix, {".gate", ".up"}, "_proj.weight"));
-  CAIRN_CHECK(both.size(-1) == 2 * width, "gate and up of {} numbers, width {}", both.size(-1), width);
-  return at::linear(swiglu_joint(both), weights.matrix(prefix + ".down_proj.weight"));
+at::Tensor mlp_block(const at::Tensor& x, const at::Tensor& residual, const Weights& weights, const std::string& prefix, int64_t width) {
+  const at::Tensor joined = weights.joined(prefix, {".gate", ".up"}, "_proj.weight");
+  CAIRN_CHECK(joined.size(0) == 2 * width, "gate and up of {} numbers, width {}", joined.size(0), width);
+  return linear_add(norm_swiglu(x, weights.vector(prefix + ".norm.weight"), joined), weights.matrix(prefix + ".down_proj.weight"), residual);
 }
 
 at::Tensor encoder_layer(const at::Tensor& x, const Weights& weights, const std::string& prefix, const ModelConfig& c,
                          const RotaryTable& rotary) {
   const Projected p = project(x, weights, prefix + ".attention", c, rotary);
-  const at::Tensor a = x + output(full_attention(p.q, p.k, p.v), weights, prefix + ".attention");
-  return a + mlp_block(a, weights, prefix + ".mlp", c.mlp());
+  const at::Tensor a = add_output(x, full_attention(p.q, p.k, p.v), weights, prefix + ".attention");
+  return mlp_block(a, a, weights, prefix + ".mlp", c.mlp());
 }
 
 ChunkEncoding encode_chunks(const at::Tensor& x, const Weights& weights, const ModelConfig& c) {

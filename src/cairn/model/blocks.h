@@ -24,8 +24,8 @@ SegmentPositions segment_positions(const ModelConfig& config, const SegmentStart
 at::Tensor window_attention_block(const at::Tensor& x, const Weights& weights, const std::string& prefix, const ModelConfig& config,
                                   const SegmentPositions& positions, WindowCache* cache);
 
-// swiglu(norm(x)), without the residual.
-at::Tensor mlp_block(const at::Tensor& x, const Weights& weights, const std::string& prefix, int64_t width);
+// residual + swiglu(norm(x)).
+at::Tensor mlp_block(const at::Tensor& x, const at::Tensor& residual, const Weights& weights, const std::string& prefix, int64_t width);
 
 // One bidirectional layer over rows of S (+1) tokens: x [R,S',d].
 at::Tensor encoder_layer(const at::Tensor& x, const Weights& weights, const std::string& prefix, const ModelConfig& config,
@@ -34,15 +34,15 @@ at::Tensor encoder_layer(const at::Tensor& x, const Weights& weights, const std:
 // x [B,C*S,d] -> landmarks, keys, values ("chunk" of the algorithm).
 ChunkEncoding encode_chunks(const at::Tensor& x, const Weights& weights, const ModelConfig& config);
 
-// The memory attention's own part of a memory layer: returns u = W_o o, [B,L,d] in the compute dtype. `latest` is the last retrieval above,
-// replaced by a retrieval of this layer's own. query_cache: see Model::upper.
+// The memory attention's own part of a memory layer: norm(x) asks the memory; returns o [B,L,H D] in the compute dtype, what W_o is yet to
+// be applied to. `latest` is the last retrieval above, replaced by a retrieval of this layer's own. query_cache: see Model::upper.
 struct MemoryContext {
   MemoryAccess* memory = nullptr;
   int64_t first_position = 0;
   Retrieved latest;
   Trace* trace = nullptr;
 };
-at::Tensor memory_attention_block(const at::Tensor& h, const Weights& weights, const std::string& prefix, const UpperLayer& layer,
+at::Tensor memory_attention_block(const at::Tensor& x, const Weights& weights, const std::string& prefix, const UpperLayer& layer,
                                   const ModelConfig& config, const ForwardOptions& options, MemoryContext& context,
                                   WindowCache* query_cache);
 

@@ -9,6 +9,7 @@
 #include "cairn/core/error.h"
 #include "cairn/model/blocks.h"
 #include "cairn/ops/norm/norm.h"
+#include "cairn/ops/projection/projection.h"
 
 namespace cairn {
 namespace {
@@ -59,7 +60,7 @@ at::Tensor Model::lower(at::Tensor x, const SegmentStart& start, std::vector<Win
   for (int64_t i = 0; i < config_.lower_layers; ++i) {
     const std::string prefix = "lower." + std::to_string(i);
     x = window_attention_block(x, weights, prefix + ".attention", config_, positions, caches != nullptr ? &(*caches)[i] : nullptr);
-    x = x + mlp_block(x, weights, prefix + ".mlp", config_.mlp());
+    x = mlp_block(x, x, weights, prefix + ".mlp", config_.mlp());
   }
   return x;
 }
@@ -85,33 +86,35 @@ at::Tensor Model::upper(at::Tensor x, const SegmentStart& start, MemoryAccess* m
       ++next_window;
     }
     if (!layer.memory) {
-      x = x + mlp_block(x, weights, prefix + ".mlp", config_.mlp());
+      x = mlp_block(x, x, weights, prefix + ".mlp", config_.mlp());
       continue;
     }
-    at::Tensor with_memory = x;  // a + u
-    at::Tensor u;
+    at::Tensor with_memory = x, residual = x;  // a + u; Eq. 6: a + beta u, bypass (beta 0) and standard (beta 1), and what lies between
     if (memory != nullptr && options.use_memory) {
-      const at::Tensor h = rms_norm(x, weights.vector(prefix + ".norm.weight"), options.compute);
-      u = memory_attention_block(h, weights, prefix, layer, config_, options, context,
-                                 caches != nullptr ? &(*caches)[next_query] : nullptr);
-      with_memory = x + u;
+      const at::Tensor o = memory_attention_block(x, weights, prefix, layer, config_, options, context,
+                                                  caches != nullptr ? &(*caches)[next_query] : nullptr);
+      const at::Tensor w = weights.matrix(prefix + ".o_proj.weight");
+      if (options.beta > 0) {
+        const at::Tensor u = at::linear(o, w);
+        with_memory = x + u;
+        residual = x + options.beta * u;
+      } else {
+        with_memory = linear_add(o, w, x);
+      }
     }
     ++next_query;
     if (!layer.mlp) {
       x = with_memory;
       continue;
     }
-    const at::Tensor m = mlp_block(with_memory, weights, prefix + ".mlp", config_.mlp());
-    // Eq. 6: bypass (beta 0) and standard (beta 1) residual, and what lies between.
-    x = (options.beta > 0 && u.defined()) ? x + options.beta * u + m : x + m;
+    x = mlp_block(with_memory, residual, weights, prefix + ".mlp", config_.mlp());
   }
   return rms_norm(x, weights.vector("norm.weight"), options.compute);
 }
 
 at::Tensor Model::logits(const at::Tensor& hidden) const {
   const Weights weights(*parameters_, hidden.scalar_type(), cache_.get());
-  const at::Tensor y = at::linear(hidden, weights.matrix("embed.weight"));
-  return y.scalar_type() == at::kDouble ? y : y.to(at::kFloat);
+  return norm_linear(hidden, {}, weights.matrix("embed.weight"), {}, hidden.scalar_type() == at::kDouble ? at::kDouble : at::kFloat);
 }
 
 ForwardResult Model::forward(const at::Tensor& tokens, const ForwardOptions& options) const {

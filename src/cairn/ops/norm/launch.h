@@ -22,6 +22,7 @@ struct Params {
   void* grad_x;        // backward: [B,L,H,D] contiguous, dtype of x
   float* grad_weight;  // backward: [blocks][D], a partial sum of each block
   int64_t blocks;
+  bool ahead;  // forward: ops/cuda/dependent.cuh
 };
 
 cudaError_t launch_forward(const Params& params, cudaStream_t stream);
