@@ -56,9 +56,55 @@ std::string brief(std::string name) {
   return name.substr(0, 80);
 }
 
+// Decodes behind `state`, which stays as it is.
+void measure(const Reader& reader, const ReaderState& behind, const std::string& name, bool kernels) {
+  const int64_t chunk = reader.model().config().chunk;
+  const auto state = behind.fork();
+  at::Tensor next = at::randint(1, reader.vocab(), {1, 8}, at::TensorOptions(at::kLong).device(reader.device()));
+  next = reader.advance_last(*state, next, 1).select(1, 0).argmax(-1, true);
+  constexpr int kTokens = 320;
+  StepDecoder steps(reader, *state, kTokens);
+  int64_t position = state->position();
+  const auto step = [&] {
+    steps.advance(next);
+    next = steps.best();
+    ++position;
+  };
+  for (int i = 0; i < 10; ++i) step();
+  c10::cuda::device_synchronize();
+  std::vector<double> each;
+  for (int i = 0; i < kTokens; ++i) {
+    const double begin = now();
+    step();
+    c10::cuda::device_synchronize();
+    each.push_back(now() - begin);
+  }
+  double sum = 0;
+  for (const double t : each) sum += t;
+  std::sort(each.begin(), each.end());
+  const double begin = now();
+  for (int i = 0; i < kTokens; ++i) step();
+  c10::cuda::device_synchronize();
+  const double free = (now() - begin) / kTokens;
+  fmt::print("{}: {:.4f} ms a token (median; {:.4f} to {:.4f}; mean {:.4f}, a recording every {} tokens included), {:.4f} without waiting\n",
+             name, 1e3 * each[kTokens / 2], 1e3 * each[0], 1e3 * each.back(), 1e3 * sum / kTokens, chunk, 1e3 * free);
+  if (!kernels) return;
+  while (position % chunk > chunk / 2) step();  // no recording below
+  for (int i = 0; i < 3; ++i) step();
+  const std::vector<Kernel> seen = watch(step);
+  for (const Kernel& kernel : seen) {
+    fmt::print("  {:>8.2f} {:>7.2f} us  {}\n", static_cast<double>(kernel.start - seen[0].start) * 1e-3,
+               static_cast<double>(kernel.nanoseconds) * 1e-3, brief(kernel.name));
+  }
+  if (!seen.empty()) {
+    fmt::print("  {:>8.2f} us to the end of {} kernels\n",
+               static_cast<double>(seen.back().start + seen.back().nanoseconds - seen[0].start) * 1e-3, seen.size());
+  }
+}
+
 int run(int count, char** arguments) {
   if (count < 2 || !at::globalContext().hasCUDA()) {
-    fmt::print(stderr, "usage: bench_decode_cuda MODEL [TOKENS ...], on a machine with a GPU\n");
+    fmt::print(stderr, "usage: bench_decode_cuda MODEL [TOKENS[h] ...], on a machine with a GPU; h: also from pinned host memory\n");
     return 2;
   }
   const at::NoGradGuard no_gradient;
@@ -68,49 +114,22 @@ int run(int count, char** arguments) {
   options.compute = at::kBFloat16;
   const Reader reader(std::make_shared<Model>(loaded.config, loaded.parameters), options);
   for (int a = 2; a < count; ++a) {
+    const std::string text = arguments[a];
     const int64_t tokens = std::atoll(arguments[a]);
     const auto state = reader.new_reader_state(1);
+    const double begin = now();
     for (int64_t done = 0; done < tokens; done += 65536) {
       reader.read(*state, at::randint(1, reader.vocab(), {1, std::min<int64_t>(65536, tokens - done)}, at::TensorOptions(at::kLong).device(device)));
     }
-    at::Tensor next = at::randint(1, reader.vocab(), {1, 8}, at::TensorOptions(at::kLong).device(device));
-    next = reader.advance_last(*state, next, 1).select(1, 0).argmax(-1, true);
-    constexpr int kTokens = 320;
-    StepDecoder steps(reader, *state, kTokens);
-    const auto step = [&] {
-      steps.advance(next);
-      next = steps.best();
-    };
-    for (int i = 0; i < 10; ++i) step();
     c10::cuda::device_synchronize();
-    std::vector<double> each;
-    for (int i = 0; i < kTokens; ++i) {
-      const double begin = now();
-      step();
-      c10::cuda::device_synchronize();
-      each.push_back(now() - begin);
-    }
-    double sum = 0;
-    for (const double t : each) sum += t;
-    std::sort(each.begin(), each.end());
-    const double begin = now();
-    for (int i = 0; i < kTokens; ++i) step();
+    fmt::print("{} tokens read in {:.2f} s\n", tokens, now() - begin);
+    measure(reader, *state, fmt::format("behind {} tokens", tokens), /*kernels=*/true);
+    if (text.back() != 'h') continue;
+    const double copying = now();
+    state->memory = state->memory.with_keys_on_host();
     c10::cuda::device_synchronize();
-    const double free = (now() - begin) / kTokens;
-    fmt::print("{} tokens: {:.4f} ms a token (median; {:.4f} to {:.4f}; mean {:.4f} with a recording every {} tokens), {:.4f} without waiting\n",
-               tokens, 1e3 * each[kTokens / 2], 1e3 * each[0], 1e3 * each.back(), 1e3 * sum / kTokens, loaded.config.chunk, 1e3 * free);
-    int64_t position = state->position();
-    while (position % loaded.config.chunk > loaded.config.chunk / 2) step(), ++position;  // no recording below
-    for (int i = 0; i < 3; ++i) step();
-    const std::vector<Kernel> kernels = watch(step);
-    for (size_t i = 0; i < kernels.size(); ++i) {
-      fmt::print("  {:>8.2f} {:>7.2f} us  {}\n", static_cast<double>(kernels[i].start - kernels[0].start) * 1e-3,
-                 static_cast<double>(kernels[i].nanoseconds) * 1e-3, brief(kernels[i].name));
-    }
-    if (!kernels.empty()) {
-      fmt::print("  {:>8.2f} us to the end of {} kernels\n",
-                 static_cast<double>(kernels.back().start + kernels.back().nanoseconds - kernels[0].start) * 1e-3, kernels.size());
-    }
+    fmt::print("keys and values to pinned host memory: {} bytes in {:.2f} s\n", state->memory.host_bytes(), now() - copying);
+    measure(reader, *state, fmt::format("behind {} tokens, keys and values in host memory", tokens), /*kernels=*/false);
   }
   return 0;
 }

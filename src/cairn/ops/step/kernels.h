@@ -5,6 +5,7 @@
 #include <ATen/core/Tensor.h>
 
 #include <cstdint>
+#include <string>
 
 #include "cairn/ops/hsa/pages.h"
 #include "cairn/ops/rotary/rotary.h"
@@ -34,6 +35,10 @@ struct StepKernels {
   void (*end_step)(const StepEnd& step) = nullptr;
   bool (*rotary_supports)(const at::Tensor& first, int64_t length) = nullptr;
   RotaryTable (*rotary)(const at::Tensor& first, int64_t length, int64_t head_dim, double theta) = nullptr;
+
+  // Makes mapped host memory readable for kernels, at its own address; returns what is in the way, or nothing. At the end it is taken back.
+  std::string (*register_host)(void* data, int64_t bytes) = nullptr;
+  void (*unregister_host)(void* data) = nullptr;
 };
 
 // Null where this program was built without CUDA, and while kernels are switched off (enable_cuda_kernels).
