@@ -213,7 +213,7 @@ int run_ask(const Options& options) {
   const MemoryIndex index = finished_memory(file);
   OpenedModel opened = open_session(options.session, file.root().compute);
   file.require_maker(maker_of(opened));
-  const TextMemory text = file.load(index, /*mapped=*/!options.ram, opened.header.device);
+  const TextMemory text = load_memory(file, index, /*mapped=*/!options.ram, opened);
   Session session(options, opened, text);
   if (!options.json_file.empty()) write_file(options.json_file, session.to_json({}, options.session.model).dump(1) + "\n");
   install_stop_handler();
@@ -263,7 +263,7 @@ int run_generate(const Options& options) {
   TextMemory text;
   if (file) {
     file->require_maker(maker_of(opened));
-    text = file->load(finished_memory(*file), /*mapped=*/!options.ram, opened.header.device);
+    text = load_memory(*file, finished_memory(*file), /*mapped=*/!options.ram, opened);
     state = text.state->fork();
   }
   const std::string prompt = unescape(options.prompt);
@@ -313,6 +313,7 @@ void add_ask(CLI::App& app, Action* action) {
       ->capture_default_str();
   command->add_option("--json", o->json_file, "file for answers and what every token read, for `cairn inspect`");
   command->add_flag("--ram", o->ram, "load the memory instead of mapping the file; compares its checksums");
+  add_memory_on(command, &o->session.memory_on, /*mapped=*/true);
   command->footer("Without -q and --questions, questions are read from standard input, one a line.");
   command->callback([o, action] { *action = [o] { return run_ask(*o); }; });
 }
@@ -326,6 +327,7 @@ void add_generate(CLI::App& app, Action* action) {
   add_sampling_options(command, &o->sampling);
   command->add_option("--logits", o->logits, "safetensors file for `tokens` [n] and `logits` [n,vocab] of the prompt");
   command->add_flag("--ram", o->ram, "load the memory instead of mapping the file");
+  add_memory_on(command, &o->session.memory_on, /*mapped=*/true);
   command->callback([o, action] { *action = [o] { return run_generate(*o); }; });
 }
 

@@ -5,6 +5,7 @@
 #include <memory>
 
 #include "cairn/cli/commands.h"
+#include "cairn/cli/memory_session.h"
 #include "cairn/core/error.h"
 #include "cairn/core/files.h"
 #include "cairn/core/log.h"
@@ -17,7 +18,7 @@ namespace cairn {
 namespace {
 
 struct Options {
-  std::string model, haystack, json, device = "cpu", precision = "auto", edits = "auto";
+  std::string model, haystack, json, device = "cpu", precision = "auto", edits = "auto", memory_on = "device";
   std::vector<std::string> tasks, lengths = {"4K", "64K"};
   int64_t samples = 100, batch = 0, segment = 0, top_k = 0, training_length = 0;
   uint64_t seed = 1;
@@ -47,6 +48,7 @@ int run(const Options& options) {
   opening.precision = options.precision;
   opening.segment = options.segment;
   opening.top_k = options.top_k;
+  opening.memory_on = options.memory_on;
   if (options.training_length > 0) opening.training_length = options.training_length;
   OpenedModel opened = open_model(opening);
   const std::shared_ptr<const Tokenizer>& tokenizer = opened.tokenizer;
@@ -107,6 +109,7 @@ void add_eval(CLI::App& app, Action* action) {
       ->check(CLI::Range(int64_t{1}, int64_t{1} << 24));
   command->add_option("--top-k", o->top_k, "chunks a token selects (default: the model's)")
       ->check(CLI::Range(int64_t{1}, int64_t{1} << 30));
+  add_memory_on(command, &o->memory_on, /*mapped=*/false);
   command->add_option("--edits", o->edits, "read a shared window once and overwrite the needles: on, off, or auto (long cells)")
       ->check(CLI::IsMember({"on", "off", "auto"}))
       ->capture_default_str();

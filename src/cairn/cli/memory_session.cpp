@@ -3,6 +3,8 @@
 #include <ATen/Parallel.h>
 
 #include "cairn/core/error.h"
+#include "cairn/core/files.h"
+#include "cairn/eval/resources.h"
 
 namespace cairn {
 
@@ -17,6 +19,17 @@ void add_session_options(CLI::App* command, SessionOptions* o) {
       ->check(CLI::Range(int64_t{1}, int64_t{1} << 24));
 }
 
+void add_memory_on(CLI::App* command, std::string* where, bool mapped) {
+  std::vector<std::string> places = {"device", "host"};
+  if (mapped) places.emplace_back("mapped");
+  command
+      ->add_option("--memory-on", *where,
+                   std::string("on a GPU, where keys and values of the memory lie: device; host: in pinned host memory") +
+                       (mapped ? "; mapped: in the mapped file" : "") + " (landmarks are always on the device)")
+      ->check(CLI::IsMember(places))
+      ->capture_default_str();
+}
+
 OpenedModel open_session(const SessionOptions& options, const std::string& compute) {
   if (options.threads > 0) at::set_num_threads(options.threads);
   OpenOptions opening;
@@ -24,11 +37,29 @@ OpenedModel open_session(const SessionOptions& options, const std::string& compu
   opening.device = options.device;
   opening.precision = options.precision == "auto" && !compute.empty() ? compute : options.precision;
   opening.segment = options.segment;
+  opening.memory_on = options.memory_on;
   return open_model(opening);
 }
 
 MemoryMaker maker_of(const OpenedModel& opened) {
   return memory_maker(opened.header.fingerprint, opened.config, *opened.tokenizer, opened.header.compute);
+}
+
+TextMemory load_memory(const MemoryFile& file, const MemoryIndex& index, bool mapped, const OpenedModel& opened) {
+  const at::Device device = opened.header.device;
+  const KeysOn keys = opened.reader.options().keys;
+  if (device.is_cuda()) {
+    const int64_t element = file.root().element(), all = ChunkMemory::bytes_for(opened.config, 1, index.chunks(), element);
+    const int64_t apart = keys == KeysOn::kDevice ? 0 : ChunkMemory::key_bytes_for(opened.config, 1, index.chunks(), element);
+    const int64_t gpu = free_memory(device), host = available_memory();
+    const auto bytes = [](int64_t n) { return format_bytes(static_cast<double>(n)); };
+    if (all - apart > gpu || apart > host) {
+      throw ResourceError("{}: needs {} of GPU memory, of which {} are free, and {} of pinned host memory, of which {} are free{}",
+                          file.path().string(), bytes(all - apart), bytes(gpu), bytes(apart), bytes(host),
+                          keys == KeysOn::kDevice ? "; use --memory-on host" : "");
+    }
+  }
+  return file.load(index, mapped, device, keys);
 }
 
 const MemoryIndex& finished_memory(const MemoryFile& file) {

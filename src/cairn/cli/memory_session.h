@@ -10,16 +10,20 @@
 namespace cairn {
 
 struct SessionOptions {
-  std::string model, device = "cpu", precision = "auto";
+  std::string model, device = "cpu", precision = "auto", memory_on = "device";
   int threads = 0;
   int64_t segment = 0;
 };
 
 // MODEL (required), --device, --precision, --threads, --segment.
 void add_session_options(CLI::App* command, SessionOptions* options);
+// --memory-on; mapped: also in a memory file's mapping.
+void add_memory_on(CLI::App* command, std::string* where, bool mapped);
 // compute: precision of a memory file that is used ("fp32", "bf16"), which `auto` takes; empty: none.
 OpenedModel open_session(const SessionOptions& options, const std::string& compute = {});
 MemoryMaker maker_of(const OpenedModel& opened);
+// Loads the memory as --memory-on says. ResourceError with the bytes of GPU and host, before anything is loaded, if it does not fit.
+TextMemory load_memory(const MemoryFile& file, const MemoryIndex& index, bool mapped, const OpenedModel& opened);
 // The finished memory of the file. UserError if its first reading is not finished.
 const MemoryIndex& finished_memory(const MemoryFile& file);
 

@@ -7,6 +7,7 @@
 #include <memory>
 
 #include "cairn/cli/commands.h"
+#include "cairn/cli/memory_session.h"
 #include "cairn/core/error.h"
 #include "cairn/core/files.h"
 #include "cairn/core/log.h"
@@ -87,6 +88,7 @@ void add_perplexity(CLI::App& app, Action* action) {
       ->capture_default_str();
   command->add_option("--segment", o->opening.segment, "tokens of a reading segment, all rows together (default: by device)")
       ->check(CLI::Range(int64_t{1}, int64_t{1} << 24));
+  add_memory_on(command, &o->opening.memory_on, /*mapped=*/false);
   command->add_option("--top-k", o->opening.top_k, "chunks a token selects (default: the model's)")
       ->check(CLI::Range(int64_t{1}, int64_t{1} << 30));
   command

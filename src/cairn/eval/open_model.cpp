@@ -26,6 +26,13 @@ at::ScalarType parse_precision(const std::string& name, at::Device device) {
   return name == "bf16" ? at::kBFloat16 : at::kFloat;
 }
 
+KeysOn parse_keys(const std::string& name, at::Device device) {
+  if (name == "device") return KeysOn::kDevice;
+  if (name != "host" && name != "mapped") throw UserError("--memory-on: '{}' is not one of device, host, mapped", name);
+  if (!device.is_cuda()) throw UserError("--memory-on {}: there is no other place than main memory without a GPU; leave it out, or use --device cuda", name);
+  return name == "host" ? KeysOn::kHost : KeysOn::kMapped;
+}
+
 std::optional<int64_t> stored_training_length(const std::string& folder) {
   const SafetensorsFile file(fs::path(folder) / "model.safetensors");
   const auto found = file.metadata().find("training_length");
@@ -42,6 +49,7 @@ OpenedModel open_model(const OpenOptions& options) {
   reading.compute = parse_precision(options.precision, device);
   reading.segment = options.segment;
   reading.top_k = options.top_k;
+  reading.keys = parse_keys(options.memory_on, device);
   const LoadedModel loaded = load_model(options.folder, device);
   const std::shared_ptr<const Tokenizer> tokenizer = load_tokenizer(loaded.tokenizer_file);
   if (tokenizer->vocab_size() > loaded.config.vocab) {

@@ -17,6 +17,7 @@ struct OpenOptions {
   std::string device = "cpu";              // cpu | cuda
   std::string precision = "auto";          // fp32 | bf16 | auto: fp32 on a CPU, bf16 on a GPU
   int64_t segment = 0, top_k = 0;          // as in ReaderOptions
+  std::string memory_on = "device";        // device | host | mapped: ReaderOptions::keys; only device on a CPU
   std::optional<int64_t> training_length;  // missing: what the training wrote beside the weights, if anything
 };
 

@@ -20,8 +20,15 @@ int64_t working_bytes(const Reader& reader) {
   return reader.segment_tokens() * widest * 4 + (int64_t{256} << 20);
 }
 
+// Keys and values in host memory beside a GPU.
+int64_t host_bytes(const Reader& reader, int64_t rows, int64_t length) {
+  if (!reader.device().is_cuda() || reader.options().keys == KeysOn::kDevice) return 0;
+  return Reader::key_bytes(reader.model().config(), rows, length, reader.options().compute);
+}
+
+// On the reader's device.
 int64_t state_bytes(const Reader& reader, int64_t rows, int64_t length) {
-  return Reader::state_bytes(reader.model().config(), rows, length, reader.options().compute);
+  return Reader::state_bytes(reader.model().config(), rows, length, reader.options().compute) - host_bytes(reader, rows, length);
 }
 
 void wait_for(at::Device device) {
@@ -44,12 +51,20 @@ int64_t rows_that_fit(const Reader& reader, int64_t wanted, int64_t length) {
 
 void require_memory(const Reader& reader, int64_t rows, int64_t length) {
   const int64_t memory = state_bytes(reader, rows, length), work = working_bytes(reader), have = free_memory(reader.device());
-  if (memory + work <= have) return;
+  const int64_t host = host_bytes(reader, rows, length), host_have = host > 0 ? available_memory() : 0;
+  if (memory + work <= have && host <= host_have) return;
+  const auto bytes = [](int64_t n) { return format_bytes(static_cast<double>(n)); };
+  if (host > 0) {
+    throw ResourceError(
+        "{} x {} tokens need {} of GPU memory for landmarks and {} to work, of which {} are free, and {} of pinned host memory for keys and "
+        "values, of which {} are free; use shorter lengths, a smaller --batch or --precision bf16",
+        rows, length, bytes(memory), bytes(work), bytes(have), bytes(host), bytes(host_have));
+  }
   throw ResourceError(
-      "{} x {} tokens need {} for the memory and {} to work, but only {} of {} memory are free; use shorter lengths, a smaller --batch or "
+      "{} x {} tokens need {} for the memory and {} to work, but only {} of {} memory are free; use shorter lengths, a smaller --batch{} or "
       "--precision bf16",
-      rows, length, format_bytes(static_cast<double>(memory)), format_bytes(static_cast<double>(work)),
-      format_bytes(static_cast<double>(have)), reader.device().is_cuda() ? "GPU" : "main");
+      rows, length, bytes(memory), bytes(work), bytes(have), reader.device().is_cuda() ? "GPU" : "main",
+      reader.device().is_cuda() ? ", --memory-on host" : "");
 }
 
 std::optional<DeviceMemory> device_memory(at::Device device) {

@@ -16,7 +16,7 @@ int64_t free_memory(at::Device device);  // bytes
 // Rows of `length` tokens that are worth reading together, 1 .. wanted: the matrix products are full from a few rows on; more than a
 // quarter of the free memory is not taken for it.
 int64_t rows_that_fit(const Reader& reader, int64_t wanted, int64_t length);
-// ResourceError with the numbers if `rows` states of `length` tokens and the work on them do not fit.
+// ResourceError with the numbers, of the GPU and of the host, if `rows` states of `length` tokens and the work on them do not fit.
 void require_memory(const Reader& reader, int64_t rows, int64_t length);
 
 // Of the caching allocator of a GPU, in bytes; nothing on a CPU.

@@ -195,7 +195,10 @@ void measure_decoding(const Reader& reader, const ReaderState& state, const Eval
   const auto next_of = [&](const at::Tensor& tokens) { return reader.advance_last(*alone, tokens, 1).select(1, 0).argmax(-1, true); };
   at::Tensor next = next_of(tail);
   StepDecoder steps(reader, *alone, kWarmUp + kSteps);
-  const auto step = [&] { next = steps.advance(next).select(1, 0).argmax(-1, true); };
+  const auto step = [&] {
+    steps.advance(next);
+    next = steps.best();
+  };
   for (int64_t i = 0; i < kWarmUp; ++i) step();
   Stopwatch watch(reader.device());
   for (int64_t i = 0; i < kSteps; ++i) step();

@@ -33,7 +33,10 @@ std::vector<std::vector<int32_t>> generate(const Reader& reader, ReaderState& st
     // No number comes back to the host in this loop: a GPU is never waited for.
     const at::Tensor token = at::where(begins <= column, next, ids.select(1, column));
     columns.push_back(token);
-    if (column + 1 < last) next = steps.advance(token.unsqueeze(1)).select(1, 0).argmax(-1);
+    if (column + 1 < last) {
+      steps.advance(token.unsqueeze(1));
+      next = steps.best().select(1, 0);
+    }
   }
   steps.finish();
   const at::Tensor made = at::stack(columns, 1).to(at::kCPU, at::kInt).contiguous();

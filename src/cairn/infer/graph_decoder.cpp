@@ -2,9 +2,9 @@
 
 #include <ATen/TensorOperators.h>
 #include <ATen/core/grad_mode.h>
-#include <ATen/ops/cat.h>
-#include <ATen/ops/empty.h>
+#include <ATen/ops/arange.h>
 #include <ATen/ops/full.h>
+#include <ATen/ops/zeros.h>
 
 #include <utility>
 #include <vector>
@@ -12,6 +12,7 @@
 #include "cairn/core/error.h"
 #include "cairn/infer/memory_access.h"
 #include "cairn/ops/cuda/kernels.h"
+#include "cairn/ops/step/kernels.h"
 
 namespace cairn {
 namespace {
@@ -24,16 +25,39 @@ bool full(const std::vector<WindowCache>& caches, int64_t count, int64_t width) 
   return true;
 }
 
-// Copies of our own, which then change in place.
-void own(std::vector<WindowCache>* caches) {
+// Columns of the tokens end - count .. end - 1 in a ring of `width`.
+at::Tensor columns_of(int64_t end, int64_t count, int64_t width, at::Device device) {
+  return at::arange(end - count, end, at::TensorOptions(at::kLong).device(device)).remainder(width);
+}
+
+// The columns of x [B,n,...], which belong to the tokens before `end`, as a ring of `width` >= n.
+at::Tensor to_ring(const at::Tensor& x, int64_t end, int64_t width) {
+  std::vector<int64_t> sizes(x.sizes().begin(), x.sizes().end());
+  const int64_t count = sizes[1];
+  sizes[1] = width;
+  at::Tensor ring = at::zeros(sizes, x.options());
+  if (count > 0) ring.index_copy_(1, columns_of(end, count, width, x.device()), x);
+  return ring;
+}
+at::Tensor from_ring(const at::Tensor& ring, int64_t end, int64_t count) {
+  return count == 0 ? ring : ring.index_select(1, columns_of(end, count, ring.size(1), ring.device()));
+}
+
+void to_rings(std::vector<WindowCache>* caches, int64_t end, int64_t window, const at::Tensor& position) {
   for (WindowCache& cache : *caches) {
-    if (cache.k.defined()) cache.k = cache.k.clone();
-    if (cache.v.defined()) cache.v = cache.v.clone();
-    cache.in_place = true;
+    if (!cache.k.defined()) continue;
+    cache.k = to_ring(cache.k, end, window);
+    cache.v = to_ring(cache.v, end, window);
+    cache.position = position;
   }
 }
-void give_up(std::vector<WindowCache>* caches) {
-  for (WindowCache& cache : *caches) cache.in_place = false;
+void from_rings(std::vector<WindowCache>* caches, int64_t end, int64_t window) {
+  for (WindowCache& cache : *caches) {
+    if (!cache.k.defined()) continue;
+    cache.k = from_ring(cache.k, end, window - 1);
+    cache.v = from_ring(cache.v, end, window - 1);
+    cache.position = at::Tensor();
+  }
 }
 
 }  // namespace
@@ -51,17 +75,17 @@ GraphDecoder::GraphDecoder(const Reader& reader, const ReaderState& state) : rea
   const at::NoGradGuard no_gradient;
   CAIRN_CHECK(supports(reader, state), "this state cannot be decoded as recorded work");
   const ModelConfig& config = reader.model().config();
-  const int64_t B = state.batch();
-  own(&state_->lower);
-  own(&state_->upper);
-  state_->tail = state_->tail.clone();
-  tokens_ = at::full({B, 1}, 0, at::TensorOptions(at::kLong).device(reader.device()));
-  position_ = at::full({}, state.end, tokens_.options());
-  partial_ = at::empty({B, config.chunk, config.d_model}, state_->tail.options());
-  pending_ = state_->partial.defined() ? state_->partial.size(1) : 0;
-  if (pending_ > 0) partial_.narrow(1, 0, pending_).copy_(state_->partial);
-  x_ = at::empty({B, 1, config.d_model}, state_->tail.options());
-  logits_ = at::empty({B, 1, config.vocab}, x_.options().dtype(at::kFloat));
+  const int64_t B = state.batch(), pending = state_->partial.defined() ? state_->partial.size(1) : 0;
+  const auto longs = at::TensorOptions(at::kLong).device(reader.device());
+  CAIRN_CHECK(pending == state_->end % config.chunk, "{} tokens behind the last chunk, position {}", pending, state_->end);
+  end_.position = at::full({}, state_->end, longs);
+  to_rings(&state_->lower, state_->end, config.window, end_.position);
+  to_rings(&state_->upper, state_->end, config.window, end_.position);
+  end_.tail = to_ring(state_->tail, state_->end, state_->tail.size(1));
+  end_.partial = at::zeros({B, config.chunk, config.d_model}, state_->tail.options());
+  if (pending > 0) end_.partial.narrow(1, 0, pending).copy_(state_->partial);
+  end_.best = at::zeros({B, 1}, longs);
+  end_.arrived = at::zeros({1}, longs.dtype(at::kInt));
 }
 
 void GraphDecoder::step() {
@@ -69,38 +93,42 @@ void GraphDecoder::step() {
   const ForwardOptions options = reader_.forward_options();
   const ModelConfig& config = model.config();
   SegmentStart start(state_->end);
-  if (config.positions == "rope") start.table = rotary_table(position_, 1, config.head_dim, config.rope_theta, x_.scalar_type());
-  const at::Tensor x = model.lower(model.embed(tokens_), start, &state_->lower, options.compute);
+  if (config.positions == "rope") start.table = rotary_table(end_.position, 1, config.head_dim, config.rope_theta, end_.partial.scalar_type());
+  end_.x = model.lower(model.embed(end_.best), start, &state_->lower, options.compute);
   PagedAccess access(state_->memory);
-  logits_.copy_(model.logits(model.upper(x, start, &access, &state_->upper, options, nullptr)));
-  x_.copy_(x);
-  at::Tensor& tail = state_->tail;
-  if (tail.size(1) > 0) tail.copy_(at::cat({tail.narrow(1, 1, tail.size(1) - 1), x}, 1));
-  position_.add_(1);
+  end_.logits = model.logits(model.upper(end_.x, start, &access, &state_->upper, options, nullptr));
+  end_step(end_);
 }
 
 void GraphDecoder::complete_chunk() {
-  state_->memory.append(reader_.model().encode_chunks(partial_, reader_.forward_options().compute));
-  pending_ = 0;
+  state_->memory.append(reader_.model().encode_chunks(end_.partial, reader_.forward_options().compute));
   recorded_.reset();  // one chunk more in sight
 }
 
 at::Tensor GraphDecoder::advance(const at::Tensor& tokens) {
   const at::NoGradGuard no_gradient;
-  tokens_.copy_(tokens);
-  if (!recorded_) recorded_ = cuda_kernels()->record([this] { step(); });
-  recorded_->replay();
-  partial_.narrow(1, pending_, 1).copy_(x_);
-  ++state_->end;
-  if (++pending_ == partial_.size(1)) complete_chunk();
-  return logits_;
+  if (tokens.const_data_ptr() != end_.best.const_data_ptr()) end_.best.copy_(tokens);
+  if (!warm_) {
+    step();
+    warm_ = true;
+  } else {
+    if (!recorded_) {
+      const RunAhead ahead;  // weights, landmarks and the rings' other columns are there before the recording runs
+      recorded_ = cuda_kernels()->record([this] { step(); });
+    }
+    recorded_->replay();
+  }
+  if (++state_->end % end_.partial.size(1) == 0) complete_chunk();
+  return end_.logits;
 }
 
 std::unique_ptr<ReaderState> GraphDecoder::finish() {
   recorded_.reset();
-  state_->partial = partial_.narrow(1, 0, pending_).clone();
-  give_up(&state_->lower);
-  give_up(&state_->upper);
+  const int64_t window = reader_.model().config().window;
+  state_->partial = end_.partial.narrow(1, 0, state_->end % end_.partial.size(1)).clone();
+  state_->tail = from_ring(end_.tail, state_->end, end_.tail.size(1));
+  from_rings(&state_->lower, state_->end, window);
+  from_rings(&state_->upper, state_->end, window);
   return std::move(state_);
 }
 
@@ -109,8 +137,11 @@ StepDecoder::StepDecoder(const Reader& reader, ReaderState& state, int64_t steps
 at::Tensor StepDecoder::advance(const at::Tensor& tokens) {
   // Not before the first step: that one may still have to run the upper half over the tail.
   if (!graph_ && steps_ >= kWorthRecording && GraphDecoder::supports(reader_, state_)) graph_.emplace(reader_, state_);
-  return graph_ ? graph_->advance(tokens) : reader_.advance_last(state_, tokens, 1);
+  if (graph_) return graph_->advance(tokens);
+  return logits_ = reader_.advance_last(state_, tokens, 1);
 }
+
+at::Tensor StepDecoder::best() const { return graph_ ? graph_->best() : logits_.select(1, 0).argmax(-1, /*keepdim=*/true); }
 
 void StepDecoder::finish() {
   if (!graph_) return;

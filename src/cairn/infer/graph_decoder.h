@@ -1,8 +1,9 @@
-// Decoding one token a step as recorded work (a CUDA graph): the step's few hundred small kernels cost one launch, so a token takes what
+// Decoding one token a step as recorded work (a CUDA graph): the step's some fifty small kernels cost one launch, so a token takes what
 // the GPU needs for it, not what the host needs to ask for it.
 //
 // A recording holds from one completed chunk to the next: inside, the chunks in sight are the same and every tensor has its shape; the one
-// thing that changes, the position, lies on the device. When a chunk is complete it is encoded, appended, and the step recorded again.
+// thing that changes, the position, lies on the device. Window caches and tail are rings in which a token has its column by its position.
+// When a chunk is complete it is encoded, appended, and the step recorded again.
 #pragma once
 
 #include <memory>
@@ -10,6 +11,7 @@
 
 #include "cairn/infer/reader.h"
 #include "cairn/ops/cuda/recorded.h"
+#include "cairn/ops/step/step.h"
 
 namespace cairn {
 
@@ -24,6 +26,8 @@ class GraphDecoder {
 
   // As Reader::advance_last(state, tokens [B,1], 1): logits fp32 [B,1,vocab], good until the next call.
   at::Tensor advance(const at::Tensor& tokens);
+  // The most likely next tokens [B,1] behind the last advance(), good until the next; may be given to it.
+  const at::Tensor& best() const { return end_.best; }
   // The state behind all tokens so far, as advance_last() would have left it. The decoder is used up.
   std::unique_ptr<ReaderState> finish();
 
@@ -31,10 +35,9 @@ class GraphDecoder {
   void step();            // what is recorded
   void complete_chunk();  // the partial chunk joins the memory
   const Reader& reader_;
-  std::unique_ptr<ReaderState> state_;  // its caches and tail are tensors of our own, changed in place
-  at::Tensor tokens_, position_, x_, logits_;
-  at::Tensor partial_;  // [B,S,d], the first `pending_` columns used
-  int64_t pending_ = 0;
+  std::unique_ptr<ReaderState> state_;  // its caches and tail are rings of our own, changed in place
+  StepEnd end_;                         // best: also where the tokens of the next step are read
+  bool warm_ = false;                   // a step has run without being recorded: kernels and weights are there
   std::unique_ptr<RecordedWork> recorded_;
 };
 
@@ -46,6 +49,7 @@ class StepDecoder {
   // state must outlive this; it moves on with the tokens, at the latest at finish().
   StepDecoder(const Reader& reader, ReaderState& state, int64_t steps);
   at::Tensor advance(const at::Tensor& tokens);  // [B,1] -> logits fp32 [B,1,vocab], good until the next call
+  at::Tensor best() const;  // the most likely next tokens [B,1] behind the last advance(), good until the next
   void finish();
   bool records() const { return graph_.has_value(); }
 
@@ -54,6 +58,7 @@ class StepDecoder {
   ReaderState& state_;
   const int64_t steps_;
   std::optional<GraphDecoder> graph_;
+  at::Tensor logits_;  // of the last step, where it was a single one
 };
 
 }  // namespace cairn

@@ -57,4 +57,10 @@ void PagedAccess::gather(const at::Tensor& index, at::Tensor* k, at::Tensor* v, 
   *local_index = at::where(index >= 0, index - memory_.first_chunk(), index);
 }
 
+const ChunkPages* PagedAccess::pages() {
+  if (all_.k.defined() || memory_.chunks() == 0) return nullptr;
+  if (pages_.k.empty()) pages_ = memory_.chunk_pages();
+  return &pages_;
+}
+
 }  // namespace cairn

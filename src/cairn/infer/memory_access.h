@@ -13,10 +13,12 @@ class PagedAccess final : public MemoryAccess {
 
   Retrieved retrieve(const at::Tensor& rq, int64_t top_k, const Visibility& visibility, RetrievalTrace* trace) override;
   void gather(const at::Tensor& index, at::Tensor* k, at::Tensor* v, at::Tensor* local_index) override;
+  const ChunkPages* pages() override;
 
  private:
   const ChunkMemory& memory_;
   AskOptions ask_;
+  ChunkPages pages_;   // once asked for
   ChunkEncoding all_;  // of the whole memory, when masses are wanted
 };
 

@@ -6,10 +6,13 @@
 #include <algorithm>
 #include <cstring>
 #include <iterator>
+#include <map>
 #include <set>
 #include <utility>
 
 #include "cairn/core/error.h"
+#include "cairn/core/files.h"
+#include "cairn/ops/step/kernels.h"
 
 namespace cairn {
 namespace {
@@ -25,6 +28,18 @@ at::Tensor over(std::shared_ptr<uint8_t> bytes, int64_t offset, std::vector<int6
   uint8_t* data = bytes.get() + offset;
   return at::from_blob(
       data, shape, [bytes = std::move(bytes)](void*) {}, at::TensorOptions().dtype(dtype));
+}
+
+// The same bytes where a GPU reads them while the pointer lives.
+std::shared_ptr<uint8_t> registered_with_gpu(std::shared_ptr<uint8_t> bytes, int64_t size, const fs::path& path) {
+  const StepKernels* own = step_kernels();
+  const std::string problem = own == nullptr || own->register_host == nullptr ? "built without CUDA" : own->register_host(bytes.get(), size);
+  if (!problem.empty()) {
+    throw ResourceError("{}: {} of the mapped file cannot be shown to the GPU ({}); use --memory-on host, which copies it to pinned memory",
+                        path.string(), format_bytes(static_cast<double>(size)), problem);
+  }
+  uint8_t* const data = bytes.get();
+  return {data, [bytes = std::move(bytes)](uint8_t* p) { step_kernels()->unregister_host(p); }};
 }
 
 }  // namespace
@@ -114,25 +129,38 @@ TextMemory MemoryFile::load_end(const MemoryIndex& index, at::Device device) con
   return text;
 }
 
-TextMemory MemoryFile::load(const MemoryIndex& index, bool mapped, at::Device device) const {
+TextMemory MemoryFile::load(const MemoryIndex& index, bool mapped, at::Device device, KeysOn keys) const {
   TextMemory text = load_end(index, device);
   const ModelConfig& m = root_.model;
   const int64_t element = root_.element(), chunk = m.chunk, dr = m.retrieval_dim / m.retrieval_heads;
   ChunkMemory memory(m, 1);
+  memory.place_keys(keys);
   TokenPages tokens(root_.token_bytes);
   std::set<int64_t> verified;
-  const auto place = [&](int64_t extent, const PageIndex& page, std::vector<int64_t> row) {
+  std::map<int64_t, std::shared_ptr<uint8_t>> registered;  // extents that several pages share are registered once
+  const auto place = [&](int64_t extent, const PageIndex& page, std::vector<int64_t> row, KeysOn where) {
     int64_t numbers = 1;
     for (const int64_t n : row) numbers *= n;
     if (!mapped && verified.insert(extent).second) file_->verify(extent);
     row.insert(row.begin(), {int64_t{1}, page.chunks});
-    const at::Tensor mapped_tensor = over(file_->map(extent), page.first * numbers * element, row, dtype_of(root_));
+    std::shared_ptr<uint8_t> bytes;
+    if (!device.is_cpu() && where == KeysOn::kMapped) {
+      std::shared_ptr<uint8_t>& once = registered[extent];
+      if (once == nullptr) once = registered_with_gpu(file_->map(extent), file_->extent(extent).bytes, file_->path());
+      bytes = once;
+    } else {
+      bytes = file_->map(extent);
+    }
+    const at::Tensor mapped_tensor = over(std::move(bytes), page.first * numbers * element, row, dtype_of(root_));
     if (device.is_cpu()) return mapped ? mapped_tensor : mapped_tensor.clone();
+    if (where == KeysOn::kMapped) return mapped_tensor;
+    if (where == KeysOn::kHost) return at::empty(row, mapped_tensor.options().pinned_memory(true)).copy_(mapped_tensor);
     return mapped_tensor.to(device);
   };
   for (const PageIndex& page : index.pages) {
-    memory.adopt(place(page.landmarks, page, {m.retrieval_heads, dr}), place(page.k, page, {chunk, m.memory_kv_heads, m.head_dim}),
-                 place(page.v, page, {chunk, m.memory_kv_heads, m.head_dim}));
+    const std::vector<int64_t> row = {chunk, m.memory_kv_heads, m.head_dim};
+    memory.adopt(place(page.landmarks, page, {m.retrieval_heads, dr}, KeysOn::kDevice), place(page.k, page, row, keys),
+                 place(page.v, page, row, keys));
     tokens.adopt(file_->map(page.tokens), page.first * chunk, page.chunks * chunk);
   }
   tokens.adopt(text.tokens, 0, text.tokens.size());

@@ -55,8 +55,9 @@ class MemoryFile {
   const ExtentFile& extents() const { return *file_; }
   void verify() const;  // every checksum; UserError
 
-  // The memory as it is in the file. mapped false: in main memory, checksums compared. A device that is no CPU gets copies.
-  TextMemory load(const MemoryIndex& index, bool mapped, at::Device device) const;
+  // The memory as it is in the file. mapped false: in main memory, checksums compared. A device that is no CPU gets copies, of keys and
+  // values only if `keys` says so. ResourceError: keys and values in the mapping cannot be registered with the GPU.
+  TextMemory load(const MemoryIndex& index, bool mapped, at::Device device, KeysOn keys = KeysOn::kDevice) const;
   // The same without chunks and token ids: enough to read on. state->memory is empty and begins behind the last complete chunk.
   TextMemory load_end(const MemoryIndex& index, at::Device device) const;
 

@@ -128,9 +128,22 @@ Reader::Reader(std::shared_ptr<const Model> model, ReaderOptions options) : mode
   CAIRN_CHECK(options_.compute == at::kFloat || options_.compute == at::kBFloat16, "compute dtype");
 }
 
+namespace {
+
+// Chunks of `tokens` tokens with the unused ones of the last page.
+int64_t page_slots(const ModelConfig& config, int64_t tokens) {
+  const int64_t chunks = tokens / config.chunk;
+  return chunks + std::clamp(chunks, std::min(chunks, ChunkMemory::kSmallestPage), ChunkMemory::kLargestPage);
+}
+
+}  // namespace
+
+int64_t Reader::key_bytes(const ModelConfig& config, int64_t batch, int64_t tokens, at::ScalarType compute) {
+  return ChunkMemory::key_bytes_for(config, batch, page_slots(config, tokens), compute == at::kFloat ? 4 : 2);
+}
+
 int64_t Reader::state_bytes(const ModelConfig& config, int64_t batch, int64_t tokens, at::ScalarType compute) {
-  const int64_t element = compute == at::kFloat ? 4 : 2, chunks = tokens / config.chunk;
-  const int64_t slots = chunks + std::clamp(chunks, std::min(chunks, ChunkMemory::kSmallestPage), ChunkMemory::kLargestPage);
+  const int64_t element = compute == at::kFloat ? 4 : 2, slots = page_slots(config, tokens);
   const int64_t caches =
       (config.lower_layers + config.upper_windows()) * 2 * (config.window - 1) * config.kv_heads * config.head_dim * element;
   return ChunkMemory::bytes_for(config, batch, slots, element) +
@@ -157,7 +170,9 @@ ForwardOptions Reader::forward_options() const {
 std::unique_ptr<State> Reader::new_state(int64_t batch) const { return new_reader_state(batch); }
 
 std::unique_ptr<ReaderState> Reader::new_reader_state(int64_t batch, int64_t first_position) const {
-  return std::make_unique<ReaderState>(model_->config(), batch, first_position);
+  auto state = std::make_unique<ReaderState>(model_->config(), batch, first_position);
+  state->memory.place_keys(options_.keys);
+  return state;
 }
 
 at::Tensor Reader::take_in(ReaderState& state, const at::Tensor& tokens) const {

@@ -54,6 +54,7 @@ struct ReaderOptions {
   at::ScalarType compute = at::kFloat;  // fp32 or bf16: matrix products, attention, and what the memory holds
   int64_t segment = 0;                  // tokens of a segment, all rows together; 0: chosen for the device
   int64_t top_k = 0;                    // 0: the configuration's
+  KeysOn keys = KeysOn::kDevice;        // where the memories of new states keep keys and values
 };
 
 // How a question is asked, for diagnostics. Both hold for every row that the call runs through the upper half, so they are for states that
@@ -119,8 +120,9 @@ class Reader final : public LanguageModel {
 
   // Tokens before a token that its logits depend on when the memory is off.
   static int64_t floor_reach(const ModelConfig& config) { return config.lower_reach() + config.upper_windows() * (config.window - 1); }
-  // Bytes of a state that has read `tokens` tokens a row, page slack included.
+  // Bytes of a state that has read `tokens` tokens a row, page slack included; and what of it are keys and values of the memory.
   static int64_t state_bytes(const ModelConfig& config, int64_t batch, int64_t tokens, at::ScalarType compute);
+  static int64_t key_bytes(const ModelConfig& config, int64_t batch, int64_t tokens, at::ScalarType compute);
   // Tokens of a segment, all rows together.
   int64_t segment_tokens() const;
   // What every forward pass of this reader is made with.

@@ -16,9 +16,18 @@
 #include <utility>
 
 #include "cairn/core/error.h"
-#include "cairn/ops/gather/gather.h"
+#include "cairn/ops/cuda/kernels.h"
 
 namespace cairn {
+
+namespace {
+
+// Host memory that a GPU reaches, of the dtype of `like`.
+at::Tensor pinned(at::IntArrayRef sizes, const at::Tensor& like) {
+  return at::empty(sizes, at::TensorOptions().dtype(like.scalar_type()).pinned_memory(true));
+}
+
+}  // namespace
 
 ChunkMemory::ChunkMemory(const ModelConfig& config, int64_t batch, int64_t first_chunk, int64_t largest_page)
     : batch_(batch),
@@ -38,8 +47,39 @@ int64_t ChunkMemory::bytes() const {
   return total;
 }
 
+int64_t ChunkMemory::host_bytes() const {
+  int64_t total = 0;
+  if (!keys_apart()) return 0;
+  for (const Page& page : pages_) total += page.k.nbytes() + page.v.nbytes();
+  return total;
+}
+
+int64_t ChunkMemory::key_bytes_for(const ModelConfig& config, int64_t batch, int64_t chunks, int64_t element) {
+  return batch * chunks * 2 * config.chunk * config.memory_kv_heads * config.head_dim * element;
+}
+
 int64_t ChunkMemory::bytes_for(const ModelConfig& config, int64_t batch, int64_t chunks, int64_t element) {
-  return batch * chunks * (config.retrieval_dim + 2 * config.chunk * config.memory_kv_heads * config.head_dim) * element;
+  return batch * chunks * config.retrieval_dim * element + key_bytes_for(config, batch, chunks, element);
+}
+
+void ChunkMemory::place_keys(KeysOn where) {
+  CAIRN_CHECK(pages_.empty(), "{} chunks lie already", chunks_);
+  keys_on_ = where;
+}
+
+bool ChunkMemory::keys_apart() const {
+  return !pages_.empty() && pages_.back().landmarks.is_cuda() && pages_.back().k.is_cpu();
+}
+
+ChunkMemory ChunkMemory::with_keys_on_host() const {
+  ChunkMemory other = share();
+  other.keys_on_ = KeysOn::kHost;
+  for (Page& page : other.pages_) {
+    if (!page.k.is_cuda()) continue;
+    CAIRN_CHECK(!page.one_row, "keys and values of {} rows that share one memory", batch_);
+    for (at::Tensor* x : {&page.k, &page.v}) *x = pinned(x->sizes(), *x).copy_(*x, /*non_blocking=*/true);
+  }
+  return other;
 }
 
 template <typename F>
@@ -66,8 +106,10 @@ void ChunkMemory::add_page(const ChunkEncoding& like, int64_t wanted) {
   Page page;
   // Zeroed: gather() hands out whole pages, and unused slots must not hold NaN.
   page.landmarks = at::zeros({batch_, capacity, heads_, retrieval_dim_}, like.landmarks.options());
-  page.k = at::zeros({batch_, capacity, chunk_size_, kv_heads_, head_dim_}, like.k.options());
-  page.v = at::zeros({batch_, capacity, chunk_size_, kv_heads_, head_dim_}, like.v.options());
+  const std::vector<int64_t> sizes = {batch_, capacity, chunk_size_, kv_heads_, head_dim_};
+  const bool apart = keys_on_ != KeysOn::kDevice && like.k.is_cuda();  // such pages are never handed out
+  page.k = apart ? pinned(sizes, like.k) : at::zeros(sizes, like.k.options());
+  page.v = apart ? pinned(sizes, like.v) : at::zeros(sizes, like.v.options());
   page.begin = chunks_;
   page.capacity = capacity;
   pages_.push_back(std::move(page));
@@ -134,8 +176,12 @@ ChunkEncoding ChunkMemory::copy(int64_t first, int64_t count) const {
   std::vector<at::Tensor> landmarks, k, v;
   for_pieces(first - first_chunk_, count, [&](const Page& page, int64_t offset, int64_t, int64_t piece) {
     landmarks.push_back(page.landmarks.narrow(1, offset, piece));
-    k.push_back(page.k.narrow(1, offset, piece).flatten(1, 2));
-    v.push_back(page.v.narrow(1, offset, piece).flatten(1, 2));
+    // To the device through its stream, behind whatever it is still writing there.
+    const auto here = [&](const at::Tensor& x) {
+      return x.narrow(1, offset, piece).flatten(1, 2).to(page.landmarks.device(), x.scalar_type(), /*non_blocking=*/true);
+    };
+    k.push_back(here(page.k));
+    v.push_back(here(page.v));
   });
   CAIRN_CHECK(!landmarks.empty(), "copy of {} chunks", count);
   return {at::cat(landmarks, 1), at::cat(k, 1), at::cat(v, 1)};
@@ -146,8 +192,8 @@ void ChunkMemory::overwrite(int64_t first, const ChunkEncoding& encoding) {
   const at::Tensor k = encoding.k.unflatten(1, {count, chunk_size_}), v = encoding.v.unflatten(1, {count, chunk_size_});
   for_pieces(first - first_chunk_, count, [&](const Page& page, int64_t offset, int64_t done, int64_t piece) {
     page.landmarks.narrow(1, offset, piece).copy_(encoding.landmarks.narrow(1, done, piece));
-    page.k.narrow(1, offset, piece).copy_(k.narrow(1, done, piece));
-    page.v.narrow(1, offset, piece).copy_(v.narrow(1, done, piece));
+    page.k.narrow(1, offset, piece).copy_(k.narrow(1, done, piece), /*non_blocking=*/true);
+    page.v.narrow(1, offset, piece).copy_(v.narrow(1, done, piece), /*non_blocking=*/true);
   });
 }
 
@@ -193,7 +239,7 @@ ChunkMemory ChunkMemory::expand(int64_t rows) const {
   return all;
 }
 
-bool ChunkMemory::gathers_pages() const { return pages_.size() > 1 || pages_[0].one_row; }
+bool ChunkMemory::gathers_pages() const { return pages_.size() > 1 || pages_[0].one_row || keys_apart(); }
 
 Selection ChunkMemory::select(const at::Tensor& rq, int64_t top_k, Visibility visibility) const {
   CAIRN_CHECK(rq.size(0) == batch_, "queries of {} rows, memory of {}", rq.size(0), batch_);
@@ -217,6 +263,13 @@ void ChunkMemory::for_landmarks(const std::function<void(int64_t first, const at
   }
 }
 
+ChunkPages ChunkMemory::chunk_pages() const {
+  ChunkPages pages;
+  pages.first_chunk = first_chunk_;
+  for (const Page& page : pages_) pages.k.push_back(page.k.narrow(1, 0, page.used)), pages.v.push_back(page.v.narrow(1, 0, page.used));
+  return pages;
+}
+
 void ChunkMemory::gather(const at::Tensor& index, at::Tensor* k, at::Tensor* v, at::Tensor* renumbered) const {
   CAIRN_CHECK(index.size(0) == batch_, "index of {} rows, memory of {}", index.size(0), batch_);
   if (pages_.empty()) {
@@ -230,10 +283,8 @@ void ChunkMemory::gather(const at::Tensor& index, at::Tensor* k, at::Tensor* v, 
     *renumbered = first_chunk_ == 0 ? index : at::where(index >= 0, index - first_chunk_, index);
     return;
   }
-  ChunkPages pages;
   if (index.is_cuda()) {
-    pages.first_chunk = first_chunk_;
-    for (const Page& page : pages_) pages.k.push_back(page.k.narrow(1, 0, page.used)), pages.v.push_back(page.v.narrow(1, 0, page.used));
+    const ChunkPages pages = chunk_pages();
     if (gather_chunks_supports(pages, index)) {
       const GatheredChunks gathered = gather_chunks(pages, index);
       *k = gathered.k, *v = gathered.v, *renumbered = gathered.index;
@@ -253,13 +304,23 @@ void ChunkMemory::gather(const at::Tensor& index, at::Tensor* k, at::Tensor* v, 
   const at::Tensor rank = at::arange(unique.numel(), longs) - (per_row.cumsum(0) - per_row).index_select(0, unique_row);
   *renumbered = at::full_like(flat, -1).index_copy_(0, used, rank.index_select(0, inverse)).view(index.sizes());
 
+  const at::Tensor slot = unique_row * width + rank;
+  if (keys_apart()) {  // every chunk once, by the kernel that reads host memory
+    const at::Tensor wanted = at::full({batch_ * width}, -1, longs).index_copy_(0, slot, unique_chunk + first_chunk_).view({batch_, 1, 1, width});
+    const CudaKernels* own = cuda_kernels();
+    const ChunkPages pages = chunk_pages();
+    CAIRN_CHECK(own != nullptr && own->gather_supports != nullptr && own->gather_supports(pages, wanted),
+                "no kernel reads keys and values in host memory here");
+    const GatheredChunks gathered = own->gather_chunks(pages, wanted);
+    *k = gathered.k, *v = gathered.v;
+    return;
+  }
   const int64_t numbers = chunk_size_ * kv_heads_ * head_dim_;
   const bool padded = batch_ > 1;  // rows that name fewer chunks leave slots that must be numbers
   const auto make = [&](const at::Tensor& like) {
     return padded ? at::zeros({batch_ * width, numbers}, like.options()) : at::empty({batch_ * width, numbers}, like.options());
   };
   at::Tensor k_out = make(pages_[0].k), v_out = make(pages_[0].v);
-  const at::Tensor slot = unique_row * width + rank;
   if (unique.numel() == 0) {
     k_out.zero_();
     v_out.zero_();

@@ -2,6 +2,9 @@
 //
 //   page j:  landmarks [B,P_j,Q,Dr]   keys, values [B,P_j,S,G,D]      P_j chunks, of which the first `used` are filled
 //
+// On a GPU landmarks lie on the device, because every token reads all of them; of keys and values it reads a few chunks, which may stay in
+// pinned host memory (KeysOn::kHost): kernels fetch them from there.
+//
 // Pages start small and double up to a limit, so a short text holds little and a long one wastes at most one page. Chunk numbers are
 // absolute (64-bit): the first chunk of the memory has the number first_chunk(). Rows of a batch have equal length. Nothing here needs
 // gradients.
@@ -15,9 +18,17 @@
 
 #include "cairn/model/config.h"
 #include "cairn/model/model.h"
+#include "cairn/ops/gather/gather.h"
 #include "cairn/ops/select/select.h"
 
 namespace cairn {
+
+// Where the keys and values of a memory on a GPU lie. On a CPU all are the same.
+enum class KeysOn {
+  kDevice,
+  kHost,    // in pinned host memory
+  kMapped,  // of a memory file: in its mapping, registered with the GPU (MemoryFile::load); what is added later: as kHost
+};
 
 class ChunkMemory {
  public:
@@ -25,6 +36,11 @@ class ChunkMemory {
 
   // Pages are allocated in the dtypes and on the device of the first append. largest_page: limit of the doubling, in chunks.
   ChunkMemory(const ModelConfig& config, int64_t batch, int64_t first_chunk = 0, int64_t largest_page = kLargestPage);
+
+  // For an empty memory; what appends makes of it says where keys and values come to lie.
+  void place_keys(KeysOn where);
+  // The same chunks with keys and values copied to pinned host memory; landmarks shared.
+  ChunkMemory with_keys_on_host() const;
 
   int64_t batch() const { return batch_; }
   int64_t chunks() const { return chunks_; }            // complete chunks held
@@ -34,8 +50,10 @@ class ChunkMemory {
   int64_t pages() const { return static_cast<int64_t>(pages_.size()); }
   // Chunks from number `first` (absolute) to the end of its page: scores are computed page by page, so memories cut alike give equal bits.
   int64_t page_rest(int64_t first) const;
-  // What `chunks` chunks of a batch take, without the slack of the last page. element: bytes of one number.
+  int64_t host_bytes() const;  // of bytes(): keys and values in host memory while landmarks are on a GPU
+  // What `chunks` chunks of a batch take, without the slack of the last page. element: bytes of one number. The second: keys and values.
   static int64_t bytes_for(const ModelConfig& config, int64_t batch, int64_t chunks, int64_t element);
+  static int64_t key_bytes_for(const ModelConfig& config, int64_t batch, int64_t chunks, int64_t element);
 
   // Adds C chunks at the end: landmarks [B,C,Q,Dr], k and v [B,C*S,G,D].
   void append(const ChunkEncoding& encoding);
@@ -65,6 +83,9 @@ class ChunkMemory {
   // Calls f(absolute number of the first chunk, landmarks [B,n,Q,Dr]) for every page in order.
   void for_landmarks(const std::function<void(int64_t first, const at::Tensor& landmarks)>& f) const;
 
+  // Keys and values where they lie.
+  ChunkPages chunk_pages() const;
+
   // Keys and values [B,U*S,G,D] that hold every chunk named in `index` (absolute numbers, -1 unused, [B,...]) and `index` renumbered into
   // them. With one page: the page itself, nothing is copied. Else U = the largest number of different chunks that a row names.
   void gather(const at::Tensor& index, at::Tensor* k, at::Tensor* v, at::Tensor* renumbered) const;
@@ -83,9 +104,11 @@ class ChunkMemory {
   void for_pieces(int64_t first, int64_t count, F f) const;
   void add_page(const ChunkEncoding& like, int64_t wanted);
   bool gathers_pages() const;  // else gather() may hand out the only page itself
+  bool keys_apart() const;     // keys and values lie in host memory, landmarks on a GPU
 
   int64_t batch_, first_chunk_, chunk_size_, heads_, head_dim_, kv_heads_, retrieval_dim_, largest_page_;
   int64_t chunks_ = 0;
+  KeysOn keys_on_ = KeysOn::kDevice;
   std::vector<Page> pages_;
 };
 

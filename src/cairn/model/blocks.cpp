@@ -9,23 +9,29 @@
 
 #include "cairn/core/error.h"
 #include "cairn/ops/norm/norm.h"
+#include "cairn/ops/projection/projection.h"
 #include "cairn/ops/swiglu/swiglu.h"
+#include "cairn/ops/window/step.h"
 #include "cairn/ops/window/window.h"
 
 namespace cairn {
 namespace {
 
-// Queries, keys and values of one attention layer from one product; q and k normed per head and rotated.
+// Queries, keys and values of one attention layer from one product of norm(x).
+at::Tensor project_joined(Residual& x, const Weights& weights, const std::string& prefix) {
+  at::Tensor bias;
+  if (weights.contains(prefix + ".q_proj.bias")) bias = weights.joined(prefix, {".q", ".k", ".v"}, "_proj.bias");
+  return x.norm_linear(weights.vector(prefix + ".norm.weight"), weights.joined(prefix, {".q", ".k", ".v"}, "_proj.weight"), bias);
+}
+
+// The same taken apart; q and k normed per head and rotated.
 struct Projected {
   at::Tensor q, k, v;  // [B,L,H|Hkv,D]
 };
 
 Projected project(Residual& x, const Weights& weights, const std::string& prefix, const ModelConfig& c, const RotaryTable& rotary) {
-  const at::Tensor h = x.norm(weights.vector(prefix + ".norm.weight"), weights.compute());
-  at::Tensor bias;
-  if (weights.contains(prefix + ".q_proj.bias")) bias = weights.joined(prefix, {".q", ".k", ".v"}, "_proj.bias");
-  const at::Tensor joined = at::linear(h, weights.joined(prefix, {".q", ".k", ".v"}, "_proj.weight"), bias);
-  const int64_t B = h.size(0), L = h.size(1), q_width = c.heads * c.head_dim, kv_width = c.kv_heads * c.head_dim;
+  const at::Tensor joined = project_joined(x, weights, prefix);
+  const int64_t B = joined.size(0), L = joined.size(1), q_width = c.heads * c.head_dim, kv_width = c.kv_heads * c.head_dim;
   // Split, not narrowed: the gradients of the parts then become one tensor at once, without zeros and sums.
   const std::vector<at::Tensor> part = joined.split_with_sizes({q_width, kv_width, kv_width}, -1);
   const auto heads = [&](const at::Tensor& x) { return x.view({B, L, x.size(-1) / c.head_dim, c.head_dim}); };
@@ -33,8 +39,8 @@ Projected project(Residual& x, const Weights& weights, const std::string& prefix
           norm_rotate(heads(part[1]), weights.vector(prefix + ".k_norm.weight"), rotary), heads(part[2])};
 }
 
-at::Tensor output(const at::Tensor& attended, const Weights& weights, const std::string& prefix) {
-  return at::linear(attended.flatten(2), weights.matrix(prefix + ".o_proj.weight"));
+void add_output(Residual& x, const at::Tensor& attended, const Weights& weights, const std::string& prefix) {
+  x.add_linear(attended.flatten(2), weights.matrix(prefix + ".o_proj.weight"));
 }
 
 }  // namespace
@@ -44,6 +50,26 @@ at::Tensor Residual::norm(const at::Tensor& weight, at::ScalarType compute) {
   x = std::move(both.sum);
   delta = at::Tensor();
   return both.y;
+}
+
+at::Tensor Residual::norm_linear(const at::Tensor& gain, const at::Tensor& w, const at::Tensor& bias) {
+  if (!delta.defined()) return cairn::norm_linear(x, gain, w, bias, w.scalar_type());
+  return at::linear(norm(gain, w.scalar_type()), w, bias);
+}
+
+at::Tensor Residual::norm_swiglu(const at::Tensor& gain, const at::Tensor& w) {
+  if (!delta.defined()) return cairn::norm_swiglu(x, gain, w);
+  return swiglu_joint(at::linear(norm(gain, w.scalar_type()), w));
+}
+
+void Residual::add_linear(const at::Tensor& y, const at::Tensor& w) {
+  x = sum();
+  delta = at::Tensor();
+  if (linear_add_is_fused(y, w, x)) {
+    x = linear_add(y, w, x);
+  } else {
+    delta = at::linear(y, w);
+  }
 }
 
 at::Tensor Residual::sum() const { return delta.defined() ? x + delta : x; }
@@ -64,6 +90,13 @@ SegmentPositions segment_positions(const ModelConfig& c, const SegmentStart& sta
 
 void window_attention_block(Residual& x, const Weights& weights, const std::string& prefix, const ModelConfig& c,
                             const SegmentPositions& positions, WindowCache* cache) {
+  if (cache != nullptr && cache->position.defined()) {
+    const at::Tensor attended = window_step(project_joined(x, weights, prefix), weights.vector(prefix + ".q_norm.weight"),
+                                            weights.vector(prefix + ".k_norm.weight"), positions.rotary,
+                                            {cache->k, cache->v, cache->position}, positions.alibi);
+    add_output(x, attended, weights, prefix);
+    return;
+  }
   Projected p = project(x, weights, prefix, c, positions.rotary);
   if (cache != nullptr) {
     if (cache->k.defined()) {
@@ -72,28 +105,23 @@ void window_attention_block(Residual& x, const Weights& weights, const std::stri
     }
     const int64_t have = p.k.size(1), keep = std::min(have, c.window - 1);
     const at::Tensor k = p.k.narrow(1, have - keep, keep), v = p.v.narrow(1, have - keep, keep);
-    if (cache->in_place) {
-      cache->k.copy_(k);
-      cache->v.copy_(v);
-    } else {  // a copy, not a view: a view would keep the whole segment alive
-      cache->k = k.clone();
-      cache->v = v.clone();
-    }
+    cache->k = k.clone();  // a copy, not a view: a view would keep the whole segment alive
+    cache->v = v.clone();
   }
-  x.delta = output(window_attention(p.q, p.k, p.v, c.window, positions.alibi), weights, prefix);
+  add_output(x, window_attention(p.q, p.k, p.v, c.window, positions.alibi), weights, prefix);
 }
 
-void mlp_block(Residual& x, const Weights& weights, const std::string& prefix, int64_t width) {
-  const at::Tensor h = x.norm(weights.vector(prefix + ".norm.weight"), weights.compute());
-  const at::Tensor both = at::linear(h, weights.joined(prefix, {".gate", ".up"}, "_proj.weight"));
-  CAIRN_CHECK(both.size(-1) == 2 * width, "gate and up of {} numbers, width {}", both.size(-1), width);
-  x.delta = at::linear(swiglu_joint(both), weights.matrix(prefix + ".down_proj.weight"));
+void mlp_block(Residual& x, Residual& onto, const Weights& weights, const std::string& prefix, int64_t width) {
+  const at::Tensor joined = weights.joined(prefix, {".gate", ".up"}, "_proj.weight");
+  CAIRN_CHECK(joined.size(0) == 2 * width, "gate and up of {} numbers, width {}", joined.size(0), width);
+  const at::Tensor h = x.norm_swiglu(weights.vector(prefix + ".norm.weight"), joined);
+  onto.add_linear(h, weights.matrix(prefix + ".down_proj.weight"));
 }
 
 void encoder_layer(Residual& x, const Weights& weights, const std::string& prefix, const ModelConfig& c, const RotaryTable& rotary) {
   const Projected p = project(x, weights, prefix + ".attention", c, rotary);
-  x.delta = output(full_attention(p.q, p.k, p.v), weights, prefix + ".attention");
-  mlp_block(x, weights, prefix + ".mlp", c.mlp());
+  add_output(x, full_attention(p.q, p.k, p.v), weights, prefix + ".attention");
+  mlp_block(x, x, weights, prefix + ".mlp", c.mlp());
 }
 
 ChunkEncoding encode_chunks(const at::Tensor& x, const Weights& weights, const ModelConfig& c) {

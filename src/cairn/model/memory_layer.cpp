@@ -3,13 +3,15 @@
 #include <ATen/core/grad_mode.h>
 #include <ATen/ops/arange.h>
 #include <ATen/ops/cat.h>
-#include <ATen/ops/linear.h>
+#include <ATen/ops/split_with_sizes.h>
 #include <ATen/ops/zeros.h>
 
 #include "cairn/core/error.h"
 #include "cairn/model/blocks.h"
 #include "cairn/ops/hsa/hsa.h"
+#include "cairn/ops/hsa/pages.h"
 #include "cairn/ops/norm/norm.h"
+#include "cairn/ops/projection/projection.h"
 
 namespace cairn {
 namespace {
@@ -70,12 +72,18 @@ at::Tensor spread(const at::Tensor& t, int64_t heads) {
 
 }  // namespace
 
-at::Tensor memory_attention_block(const at::Tensor& h, const Weights& weights, const std::string& prefix, const UpperLayer& layer,
+at::Tensor memory_attention_block(Residual& x, const Weights& weights, const std::string& prefix, const UpperLayer& layer,
                                   const ModelConfig& c, const ForwardOptions& options, MemoryContext& context, WindowCache* query_cache) {
-  const int64_t B = h.size(0), L = h.size(1), H = c.memory_heads, Q = c.retrieval_heads;
+  const int64_t B = x.x.size(0), L = x.x.size(1), H = c.memory_heads, Q = c.retrieval_heads;
+  // Queries for landmarks and for keys from one product.
+  const at::Tensor joined = x.norm_linear(
+      weights.vector(prefix + ".norm.weight"),
+      layer.retrieval ? weights.joined(prefix, {".retrieval", ".q"}, "_proj.weight") : weights.matrix(prefix + ".q_proj.weight"), {});
+  const std::vector<at::Tensor> part =
+      layer.retrieval ? joined.split_with_sizes({c.retrieval_dim, H * c.head_dim}, -1) : std::vector<at::Tensor>{joined};
   RetrievalTrace trace;
   if (layer.retrieval) {
-    at::Tensor rq = at::linear(h, weights.matrix(prefix + ".retrieval_proj.weight"));
+    at::Tensor rq = part.front();
     if (c.landmark_norm) rq = head_rms_norm(rq, weights.vector(prefix + ".retrieval_norm.weight"), Q);
     rq = rq.view({B, L, Q, c.retrieval_dim / Q});
     trace.query = rq;
@@ -84,9 +92,13 @@ at::Tensor memory_attention_block(const at::Tensor& h, const Weights& weights, c
                          : context.memory->retrieve(rq, options.top_k, visibility_of(c, context.first_position), &trace);
   }
   const Retrieved& found = context.latest;
+  const at::Tensor raw = part.back().view({B, L, H, c.head_dim}), &gain = weights.vector(prefix + ".q_norm.weight");
+  const ChunkPages* pages = L == 1 && options.alpha == 0 && !c.rank_decay && context.trace == nullptr ? context.memory->pages() : nullptr;
+  if (pages != nullptr && hsa_pages_supports(raw, gain, *pages, found.selection.index, found.score)) {
+    return hsa_pages(raw, gain, *pages, found.selection.index, found.score, {c.weights != "softmax", c.off_by_one}).flatten(2);
+  }
   const at::Tensor used = found.selection.index >= 0;
-  const at::Tensor q = norm_rotate(at::linear(h, weights.matrix(prefix + ".q_proj.weight")).view({B, L, H, c.head_dim}),
-                                   weights.vector(prefix + ".q_norm.weight"), {});
+  const at::Tensor q = norm_rotate(raw, gain, {});
   at::Tensor k, v, index;
   context.memory->gather(found.selection.index, &k, &v, &index);
   k = k.to(q.scalar_type());
@@ -95,7 +107,7 @@ at::Tensor memory_attention_block(const at::Tensor& h, const Weights& weights, c
   at::Tensor weight;
   if (options.alpha > 0) {
     // Exact-mass warm-up: weights per head from alpha * lse + (1 - alpha) * score. The first pass gives the log masses only.
-    const at::Tensor none = at::zeros({B, L, 1, index.size(3)}, h.options().dtype(found.score.scalar_type()));
+    const at::Tensor none = at::zeros({B, L, 1, index.size(3)}, q.options().dtype(found.score.scalar_type()));
     const at::Tensor lse = hsa(q, k, v, index, none, c.chunk, false, true).lse;
     weight = softmax_weights(options.alpha * lse + (1 - options.alpha) * spread(found.score, H), spread(used, H));
   } else {
@@ -115,8 +127,7 @@ at::Tensor memory_attention_block(const at::Tensor& h, const Weights& weights, c
     }
     context.trace->retrievals.push_back(trace);
   }
-  const at::Tensor o = hsa(q, k, v, index, weight, c.chunk, c.off_by_one).o;
-  return at::linear(o.flatten(2), weights.matrix(prefix + ".o_proj.weight"));
+  return hsa(q, k, v, index, weight, c.chunk, c.off_by_one).o.flatten(2);
 }
 
 }  // namespace cairn

@@ -9,6 +9,7 @@
 #include "cairn/core/error.h"
 #include "cairn/model/blocks.h"
 #include "cairn/ops/norm/norm.h"
+#include "cairn/ops/projection/projection.h"
 
 namespace cairn {
 namespace {
@@ -60,7 +61,7 @@ at::Tensor Model::lower(at::Tensor embedded, const SegmentStart& start, std::vec
   for (int64_t i = 0; i < config_.lower_layers; ++i) {
     const std::string prefix = "lower." + std::to_string(i);
     window_attention_block(x, weights, prefix + ".attention", config_, positions, caches != nullptr ? &(*caches)[i] : nullptr);
-    mlp_block(x, weights, prefix + ".mlp", config_.mlp());
+    mlp_block(x, x, weights, prefix + ".mlp", config_.mlp());
   }
   return x.sum();
 }
@@ -86,37 +87,38 @@ at::Tensor Model::upper(at::Tensor midpoint, const SegmentStart& start, MemoryAc
       ++next_window;
     }
     if (!layer.memory) {
-      mlp_block(x, weights, prefix + ".mlp", config_.mlp());
+      mlp_block(x, x, weights, prefix + ".mlp", config_.mlp());
       continue;
     }
-    at::Tensor u;
+    at::Tensor o;
     if (memory != nullptr && options.use_memory) {
-      const at::Tensor h = x.norm(weights.vector(prefix + ".norm.weight"), options.compute);
-      u = memory_attention_block(h, weights, prefix, layer, config_, options, context,
+      o = memory_attention_block(x, weights, prefix, layer, config_, options, context,
                                  caches != nullptr ? &(*caches)[next_query] : nullptr);
     }
     ++next_query;
-    if (!layer.mlp) {
-      if (u.defined()) x.delta = u;
+    // Eq. 6: the MLP reads x + u, u = W_o o. What goes on is x (bypass, beta 0), x + u (standard, beta 1), or what lies between.
+    const at::Tensor w = o.defined() ? weights.matrix(prefix + ".o_proj.weight") : at::Tensor();
+    if (o.defined() && (options.beta == 1 || !layer.mlp)) x.add_linear(o, w);
+    if (!layer.mlp) continue;
+    if (!o.defined() || options.beta == 1) {
+      mlp_block(x, x, weights, prefix + ".mlp", config_.mlp());
       continue;
     }
-    if (!u.defined()) {
-      mlp_block(x, weights, prefix + ".mlp", config_.mlp());
-      continue;
+    Residual with_memory{x.x, {}};
+    if (options.beta > 0) {
+      with_memory.delta = at::linear(o, w);
+      x.x = x.x + options.beta * with_memory.delta;
+    } else {
+      with_memory.add_linear(o, w);
     }
-    // Eq. 6: the MLP reads x + u; what goes on is x (bypass, beta 0), x + u (standard, beta 1), or what lies between.
-    Residual with_memory{x.x, u};
-    mlp_block(with_memory, weights, prefix + ".mlp", config_.mlp());
-    if (options.beta > 0) x.x = options.beta == 1 ? with_memory.x : x.x + options.beta * u;
-    x.delta = with_memory.delta;
+    mlp_block(with_memory, x, weights, prefix + ".mlp", config_.mlp());
   }
   return x.norm(weights.vector("norm.weight"), options.compute);
 }
 
 at::Tensor Model::logits(const at::Tensor& hidden) const {
   const Weights weights(*parameters_, hidden.scalar_type(), cache_.get());
-  const at::Tensor y = at::linear(hidden, weights.matrix("embed.weight"));
-  return y.scalar_type() == at::kDouble ? y : y.to(at::kFloat);
+  return norm_linear(hidden, {}, weights.matrix("embed.weight"), {}, hidden.scalar_type() == at::kDouble ? at::kDouble : at::kFloat);
 }
 
 ForwardResult Model::forward(const at::Tensor& tokens, const ForwardOptions& options) const {

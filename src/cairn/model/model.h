@@ -10,6 +10,7 @@
 #include "cairn/model/config.h"
 #include "cairn/model/language_model.h"
 #include "cairn/model/parameters.h"
+#include "cairn/ops/gather/gather.h"
 #include "cairn/ops/rotary/rotary.h"
 
 namespace cairn {
@@ -17,7 +18,8 @@ namespace cairn {
 // Keys (rotated) and values of the tokens just before a segment: at most W-1, [B,h,Hkv,D]; undefined at the start of a text.
 struct WindowCache {
   at::Tensor k, v;
-  bool in_place = false;  // new contents are written into k and v, which are full (recorded work needs them where they were)
+  // Defined: k and v are rings of W columns that change in place, one token a step (ops/window/step.h), which recorded work needs.
+  at::Tensor position;
 };
 
 // What the midpoint makes of complete chunks.
@@ -41,6 +43,8 @@ class MemoryAccess {
   virtual Retrieved retrieve(const at::Tensor& rq, int64_t top_k, const Visibility& visibility, RetrievalTrace* trace) = 0;
   // Keys and values [B,M,G,D] that hold the selected chunks, and the selection renumbered into them (-1 stays -1).
   virtual void gather(const at::Tensor& index, at::Tensor* k, at::Tensor* v, at::Tensor* local_index) = 0;
+  // The pages themselves, for operators that read chunks where they lie; null: there are none.
+  virtual const ChunkPages* pages() { return nullptr; }
 };
 
 class WeightCache;

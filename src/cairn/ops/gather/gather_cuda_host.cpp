@@ -19,7 +19,7 @@ bool supports(const ChunkPages& pages, const at::Tensor& index) {
     const at::Tensor &k = pages.k[p], &v = pages.v[p];
     const int64_t size = k.element_size();
     for (const at::Tensor* x : {&k, &v}) {
-      if (x->device() != index.device() || x->scalar_type() != pages.k[0].scalar_type() || x->strides() != k.strides()) return false;
+      if ((x->device() != index.device() && !(x->is_cpu() && x->is_pinned())) || x->scalar_type() != pages.k[0].scalar_type() || x->strides() != k.strides()) return false;
       if (reinterpret_cast<uintptr_t>(x->const_data_ptr()) % kWord != 0 || x->stride(0) * size % kWord != 0) return false;
     }
     // A chunk is one run of bytes.
@@ -35,8 +35,8 @@ GatheredChunks gather(const ChunkPages& pages, const at::Tensor& index_in) {
   const at::Tensor& like = pages.k[0];
   const int64_t B = index.size(0), slots = index.numel() / B, S = like.size(2), G = like.size(3), D = like.size(4),
                 size = like.element_size();
-  GatheredChunks out{at::empty({B, slots * S, G, D}, like.options()), at::empty({B, slots * S, G, D}, like.options()),
-                     at::empty_like(index)};
+  const auto here = index.options().dtype(like.scalar_type());  // pages may lie in pinned host memory
+  GatheredChunks out{at::empty({B, slots * S, G, D}, here), at::empty({B, slots * S, G, D}, here), at::empty_like(index)};
   GatherParams p = {};
   p.index = index.const_data_ptr<int64_t>();
   p.renumbered = out.index.mutable_data_ptr<int64_t>();

@@ -22,6 +22,7 @@ struct Params {
   void* grad_x;        // backward: [B,L,H,D] contiguous, dtype of x
   float* grad_weight;  // backward: [blocks][D], a partial sum of each block
   int64_t blocks;
+  bool ahead;  // forward: ops/cuda/dependent.cuh
 };
 
 // A residual sum and the norm behind it (add_rms_norm in norm.h). All [rows, width] contiguous, 16-byte aligned; width a multiple of 8.

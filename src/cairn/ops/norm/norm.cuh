@@ -2,6 +2,7 @@
 // that the rotation turns. Several rows share a warp where they are narrow.
 #pragma once
 
+#include "cairn/ops/cuda/dependent.cuh"
 #include "cairn/ops/cuda/vector.cuh"
 #include "cairn/ops/norm/launch.h"
 
@@ -59,6 +60,8 @@ __global__ void __launch_bounds__(kThreads) forward_kernel(const __grid_constant
   const int lane = threadIdx.x % LANES;
   const int64_t half = p.width / 2;
   const auto rows = static_cast<uint32_t>(p.rows);
+  cuda::let_next_start();
+  cuda::wait_for_previous();
   // All lanes of a warp stay for the shuffles; those of rows that are not there compute on zeros.
   for (uint32_t first = blockIdx.x * kRows; first < rows; first += gridDim.x * kRows) {
     const uint32_t row = first + threadIdx.x / LANES;
@@ -196,10 +199,9 @@ template <typename X, typename Y, int LANES, int PIECES>
 cudaError_t launch_shape(Pass pass, const Params& p, cudaStream_t stream) {
   const auto blocks = static_cast<unsigned>(p.blocks);
   if (pass == Pass::kForward) {
-    forward_kernel<X, Y, LANES, PIECES><<<blocks, kThreads, 0, stream>>>(p);
-  } else {
-    backward_kernel<X, Y, LANES, PIECES><<<blocks, kThreads, static_cast<size_t>(p.width) * sizeof(float), stream>>>(p);
+    return cuda::launch_dependent(forward_kernel<X, Y, LANES, PIECES>, dim3(blocks), kThreads, 0, stream, p.ahead, /*cluster=*/1, p);
   }
+  backward_kernel<X, Y, LANES, PIECES><<<blocks, kThreads, static_cast<size_t>(p.width) * sizeof(float), stream>>>(p);
   return cudaGetLastError();
 }
 

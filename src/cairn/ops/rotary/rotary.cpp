@@ -8,6 +8,7 @@
 #include <ATen/ops/sin.h>
 
 #include "cairn/core/error.h"
+#include "cairn/ops/step/kernels.h"
 #include "cairn/ops/norm/fused.h"
 
 namespace cairn {
@@ -37,6 +38,9 @@ RotaryTable rotary_table(int64_t first, int64_t length, int64_t head_dim, double
 RotaryTable rotary_table(const at::Tensor& first, int64_t length, int64_t head_dim, double theta, at::ScalarType dtype) {
   CAIRN_CHECK(first.dim() == 0 && first.scalar_type() == at::kLong && head_dim >= 2 && head_dim % 2 == 0 && theta > 0,
               "rotary_table: a first position of {} dimensions", first.dim());
+  const StepKernels* own = first.is_cuda() && dtype != at::kDouble ? step_kernels() : nullptr;
+  if (own != nullptr && own->rotary_supports != nullptr && own->rotary_supports(first, length))
+    return own->rotary(first, length, head_dim, theta);
   const at::NoGradGuard no_grad;
   return table_of(first + at::arange(length, first.options()), head_dim, theta, dtype);
 }

@@ -226,7 +226,6 @@ cudaError_t launch_shape(FewShape<T, LANES, PIECES>, const Params& p, cudaStream
 
 cudaError_t launch_few_rows_fp32(const Params& p, cudaStream_t stream);
 cudaError_t launch_few_rows_bf16(const Params& p, cudaStream_t stream);
-cudaError_t launch_few_rows_tensor(const Params& p, cudaStream_t stream);  // both bf16
 constexpr int64_t kTensorTile = 128;
 
 }  // namespace cairn::select_cuda

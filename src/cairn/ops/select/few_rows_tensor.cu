@@ -2,7 +2,9 @@
 // private ring in shared memory (no barrier), several steps ahead, and multiplies on tensor cores as they come: 16 chunks by 8 queries by
 // 16 numbers. Sums do not depend on the order of the numbers, so a lane's 16 bytes serve as they lie: its first four numbers count as those
 // that the instruction wants of it first, its last four as those of a second instruction, and queries are laid out alike.
+#include "cairn/ops/cuda/dependent.cuh"
 #include "cairn/ops/select/few_rows.cuh"
+#include "cairn/ops/select/step_launch.h"
 #include "cairn/ops/select/tensor.cuh"
 
 namespace cairn::select_cuda {
@@ -17,7 +19,13 @@ constexpr int kStepNumbers = kStepVectors * kVectorSpan;
 
 __device__ void wait_step() { wait_copies<kStages - 2>(); }
 
-__global__ void __launch_bounds__(kFewThreads, 2) few_rows_tensor_kernel(const __grid_constant__ Params p) {
+// Where the pages are: in Params, or beside them.
+struct NoTable {};
+__device__ inline const Page& page_of(const Params& p, const NoTable&, int page) { return p.pages[page]; }
+__device__ inline const Page& page_of(const Params&, const PageTable& table, int page) { return table.pages[page]; }
+
+template <typename Table>
+__global__ void __launch_bounds__(kFewThreads, 2) few_rows_tensor_kernel(const __grid_constant__ Params p, const __grid_constant__ Table table) {
   extern __shared__ __align__(16) unsigned char memory[];
   auto* ring = reinterpret_cast<uint4*>(memory);                  // [kStages][kStepVectors][2][kFewThreads]
   auto* query = ring + kStages * kStepVectors * 2 * kFewThreads;  // [depths][kStepVectors][32 lanes]
@@ -30,21 +38,9 @@ __global__ void __launch_bounds__(kFewThreads, 2) few_rows_tensor_kernel(const _
   const int have = static_cast<int>(min(group_rows - first_row, static_cast<int64_t>(kFewRows)));
   const Row first = row_of(p, group, first_row);
 
-  if (thread < kFewRows) seen[thread] = thread < have ? visible(p, row_of(p, group, first_row + thread).t) : 0;
-  if (thread < have) buffer[thread].clear();
-  for (int i = thread; i < depths * kStepVectors * 32; i += kFewThreads) {
-    const int r = i % 32 / 4, x = i / 32 * kVectorSpan + i % 4 * kVectorNumbers;
-    uint4 value = make_uint4(0, 0, 0, 0);
-    if (r < have && x < p.width) {
-      const Row row = row_of(p, group, first_row + r);
-      value = *reinterpret_cast<const uint4*>(static_cast<const uint16_t*>(p.query) + row.b * p.query_batch_stride +
-                                              row.t * p.query_row_stride + row.q * p.query_head_stride + x);
-    }
-    query[i] = value;
-  }
-  __syncthreads();
-  int64_t reach = 0;
-  for (int r = 0; r < have; ++r) reach = max(reach, seen[r]);
+  cuda::let_next_start();
+  // Later rows of a text see at least as much as earlier ones.
+  const int64_t reach = p.shared ? visible(p, p.rows - 1) : visible(p, row_of(p, group, first_row + have - 1).t);
 
   // Loading runs ahead of multiplying: a tile, a depth and a page of its own.
   int64_t load_tile = blockIdx.x;
@@ -55,8 +51,8 @@ __global__ void __launch_bounds__(kFewThreads, 2) few_rows_tensor_kernel(const _
   const auto load = [&] {
     if (load_tile < p.tiles) {
       if (load_depth == 0) {
-        while (page + 1 < p.page_count && p.pages[page + 1].first_tile <= load_tile) ++page;
-        const Page& its = p.pages[page];
+        while (page + 1 < p.page_count && page_of(p, table, page + 1).first_tile <= load_tile) ++page;
+        const Page& its = page_of(p, table, page);
         const int64_t local = (load_tile - its.first_tile) * kTileChunks + warp * kWarpChunks + lane / 4;
         const int64_t limit = min(its.count, reach - its.begin);
 #pragma unroll
@@ -83,7 +79,22 @@ __global__ void __launch_bounds__(kFewThreads, 2) few_rows_tensor_kernel(const _
     if (++load_slot == kStages) load_slot = 0;
     commit_copies();  // also an empty group, so that they can be counted
   };
+  // Landmarks were written long before the queries: they may be on their way while the kernel in front still runs.
   for (int s = 1; s < kStages; ++s) load();
+  cuda::wait_for_previous();
+  if (thread < kFewRows) seen[thread] = thread < have ? visible(p, row_of(p, group, first_row + thread).t) : 0;
+  if (thread < have) buffer[thread].clear();
+  for (int i = thread; i < depths * kStepVectors * 32; i += kFewThreads) {
+    const int r = i % 32 / 4, x = i / 32 * kVectorSpan + i % 4 * kVectorNumbers;
+    uint4 value = make_uint4(0, 0, 0, 0);
+    if (r < have && x < p.width) {
+      const Row row = row_of(p, group, first_row + r);
+      value = *reinterpret_cast<const uint4*>(static_cast<const uint16_t*>(p.query) + row.b * p.query_batch_stride +
+                                              row.t * p.query_row_stride + row.q * p.query_head_stride + x);
+    }
+    query[i] = value;
+  }
+  __syncthreads();
 
   const int limit_keys = gather_limit(static_cast<int>(p.n));
   int slot = 0, its_page = 0;
@@ -103,8 +114,8 @@ __global__ void __launch_bounds__(kFewThreads, 2) few_rows_tensor_kernel(const _
       }
       if (++slot == kStages) slot = 0;
     }
-    while (its_page + 1 < p.page_count && p.pages[its_page + 1].first_tile <= tile) ++its_page;
-    const Page& its = p.pages[its_page];
+    while (its_page + 1 < p.page_count && page_of(p, table, its_page + 1).first_tile <= tile) ++its_page;
+    const Page& its = page_of(p, table, its_page);
     const int64_t local = (tile - its.first_tile) * kTileChunks + warp * kWarpChunks + lane / 4;
     const int64_t limit = min(its.count, reach - its.begin);
     bool full = false;
@@ -129,18 +140,23 @@ __global__ void __launch_bounds__(kFewThreads, 2) few_rows_tensor_kernel(const _
   finish_few(p, buffer, group, first_row, have);
 }
 
-}  // namespace
-
-cudaError_t launch_few_rows_tensor(const Params& p, cudaStream_t stream) {
+template <typename Table>
+cudaError_t launch_with(const Params& p, const Table& table, bool ahead, cudaStream_t stream) {
   static_assert(kMostChosen + kFewTile <= kFewBuffer && kTileChunks == kTensorTile && kTileChunks <= kFewTile);
   const int64_t group_rows = p.shared ? p.batch * p.rows : p.rows, groups = p.shared ? p.heads : p.batch * p.heads;
   const int64_t depths = (p.width + kStepNumbers - 1) / kStepNumbers;
   const int64_t bytes = kStages * kStepVectors * 2 * kFewThreads * 16 + depths * kStepVectors * 32 * 16 +
                         min(group_rows, static_cast<int64_t>(kFewRows)) * static_cast<int64_t>(sizeof(TopBuffer<kFewBuffer>));
-  if (const cudaError_t error = allow_shared(few_rows_tensor_kernel, static_cast<int>(bytes)); error != cudaSuccess) return error;
+  if (const cudaError_t error = allow_shared(few_rows_tensor_kernel<Table>, static_cast<int>(bytes)); error != cudaSuccess) return error;
   const dim3 grid(static_cast<unsigned>(p.launch_parts), static_cast<unsigned>(groups * ((group_rows + kFewRows - 1) / kFewRows)));
-  few_rows_tensor_kernel<<<grid, kFewThreads, static_cast<size_t>(bytes), stream>>>(p);
-  return cudaGetLastError();
+  return cuda::launch_dependent(few_rows_tensor_kernel<Table>, grid, kFewThreads, static_cast<size_t>(bytes), stream, ahead, /*cluster=*/1, p,
+                                table);
+}
+
+}  // namespace
+
+cudaError_t launch_few_rows_tensor(const Params& p, const PageTable* table, bool ahead, cudaStream_t stream) {
+  return table == nullptr ? launch_with(p, NoTable(), ahead, stream) : launch_with(p, *table, ahead, stream);
 }
 
 }  // namespace cairn::select_cuda

@@ -1,6 +1,8 @@
 // The N best of a row's lists. Lists are descending, so a bar that holds back nearly all others comes cheap: with the d-th keys of P lists,
 // d P >= N, at least N keys are no less than the ceil(N / d)-th largest of them.
+#include "cairn/ops/cuda/dependent.cuh"
 #include "cairn/ops/select/few_rows.cuh"
+#include "cairn/ops/select/step_launch.h"
 
 namespace cairn::select_cuda {
 namespace {
@@ -12,6 +14,8 @@ __global__ void __launch_bounds__(THREADS) merge_kernel(const __grid_constant__ 
   const int n = static_cast<int>(p.n), parts = static_cast<int>(p.parts);
   const int64_t row = blockIdx.x;
   const uint64_t* lists = p.partial + row * parts * n;
+  cuda::let_next_start();
+  cuda::wait_for_previous();
   const int depth = (n + parts - 1) / parts, rank = (n + depth - 1) / depth;
   int size = 2;
   while (size < parts) size <<= 1;
@@ -45,14 +49,13 @@ __global__ void __launch_bounds__(THREADS) merge_kernel(const __grid_constant__ 
 
 }  // namespace
 
-cudaError_t launch_merge(const Params& p, cudaStream_t stream) {
+cudaError_t launch_merge(const Params& p, cudaStream_t stream) { return launch_merge(p, /*ahead=*/false, stream); }
+cudaError_t launch_merge(const Params& p, bool ahead, cudaStream_t stream) {
   const auto rows = static_cast<unsigned>(p.batch * p.rows * p.heads);
   if (p.parts > 128) {
-    merge_kernel<512, 1024><<<rows, 512, 0, stream>>>(p);
-  } else {
-    merge_kernel<128, 1024><<<rows, 128, 0, stream>>>(p);
+    return cuda::launch_dependent(merge_kernel<512, 1024>, dim3(rows), 512, 0, stream, ahead, /*cluster=*/1, p);
   }
-  return cudaGetLastError();
+  return cuda::launch_dependent(merge_kernel<128, 1024>, dim3(rows), 128, 0, stream, ahead, /*cluster=*/1, p);
 }
 
 int64_t few_rows_tile(Type query, Type landmark, int64_t width) {
@@ -63,7 +66,7 @@ int64_t few_rows_tile(Type query, Type landmark, int64_t width) {
 
 cudaError_t launch_few_rows(const Params& p, cudaStream_t stream) {
   if (p.landmark_type == Type::kFloat) return launch_few_rows_fp32(p, stream);
-  return p.query_type == Type::kFloat ? launch_few_rows_bf16(p, stream) : launch_few_rows_tensor(p, stream);
+  return p.query_type == Type::kFloat ? launch_few_rows_bf16(p, stream) : launch_few_rows_tensor(p, nullptr, /*ahead=*/false, stream);
 }
 
 }  // namespace cairn::select_cuda

@@ -5,11 +5,14 @@
 
 #include <algorithm>
 #include <cmath>
+#include <memory>
 
 #include "cairn/core/error.h"
 #include "cairn/ops/cuda/kernels.h"
+#include "cairn/ops/step/kernels.h"
+#include "cairn/ops/cuda/hopper.h"
 #include "cairn/ops/cuda/launch.h"
-#include "cairn/ops/select/launch.h"
+#include "cairn/ops/select/step_launch.h"
 
 namespace cairn {
 namespace {
@@ -66,26 +69,39 @@ bool supports(const at::Tensor& rq, const std::vector<at::Tensor>& pages, int64_
   return choose(rq, pages, n) != Way::kNone;
 }
 
-// Cuts the pages into launches of kMostPages, ends them at `reach`, the chunks that the last row sees.
-std::vector<Params> with_pages(const Params& shape, const std::vector<at::Tensor>& pages, int64_t reach, Way way) {
+bool by_tensor_cores(const Params& p) {
+  return p.query_type == select_cuda::Type::kBFloat16 && p.landmark_type == select_cuda::Type::kBFloat16;
+}
+
+// A launch: with up to kMostPages pages in the parameters, or with a table beside them.
+struct Launch {
+  Params p;
+  std::unique_ptr<select_cuda::PageTable> table;
+};
+
+// Cuts the pages into launches and ends them at `reach`, the chunks that the last row sees.
+std::vector<Launch> with_pages(const Params& shape, const std::vector<at::Tensor>& pages, int64_t reach, Way way) {
+  const bool long_tables = way == Way::kFew && by_tensor_cores(shape) && pages.size() > select_cuda::kMostPages;
+  const int most = long_tables ? select_cuda::kMostTablePages : select_cuda::kMostPages;
   const int64_t tile = select_cuda::few_rows_tile(shape.query_type, shape.landmark_type, shape.width);
-  std::vector<Params> launches;
+  std::vector<Launch> launches;
   int64_t begin = 0;
   for (const at::Tensor& page : pages) {
     const int64_t count = std::min(page.size(1), reach - begin);
     if (count <= 0) continue;
-    if (launches.empty() || launches.back().page_count == select_cuda::kMostPages) {
-      launches.push_back(shape);
-      launches.back().begin = begin;
+    if (launches.empty() || launches.back().p.page_count == most) {
+      launches.push_back({shape, long_tables ? std::make_unique<select_cuda::PageTable>() : nullptr});
+      launches.back().p.begin = begin;
     }
-    Params& p = launches.back();
-    p.pages[p.page_count++] = {page.const_data_ptr(), begin, count, page.stride(0), page.stride(1), page.stride(2), p.tiles};
+    Params& p = launches.back().p;
+    select_cuda::Page* const table = long_tables ? launches.back().table->pages : p.pages;
+    table[p.page_count++] = {page.const_data_ptr(), begin, count, page.stride(0), page.stride(1), page.stride(2), p.tiles};
     p.tiles += (count + tile - 1) / tile;
     begin += count;
     p.end = begin;
   }
   if (way == Way::kMany) {
-    for (Params& p : launches) p.tiles = 0;
+    for (Launch& launch : launches) launch.p.tiles = 0;
   }
   return launches;
 }
@@ -123,7 +139,7 @@ Selection select(const at::Tensor& rq_in, const std::vector<at::Tensor>& pages, 
   }
   out.index = at::empty({B, L, Q, n}, longs);
   out.score = at::empty({B, L, Q, n}, floats);
-  std::vector<Params> launches = with_pages(shape, pages, reach, way);
+  std::vector<Launch> launches = with_pages(shape, pages, reach, way);
 
   // How many lists each launch makes of a row: enough blocks to fill the device.
   const int64_t group_rows = shape.shared ? B * L : L, groups = shape.shared ? Q : B * Q, device_blocks = multiprocessors(rq);
@@ -131,7 +147,8 @@ Selection select(const at::Tensor& rq_in, const std::vector<at::Tensor>& pages, 
   const int64_t blocks = groups * ((group_rows + tile_rows - 1) / tile_rows);
   int64_t parts = 0;
   const int64_t most = std::max<int64_t>(select_cuda::kMostParts / static_cast<int64_t>(launches.size()), 1);
-  for (Params& p : launches) {
+  for (Launch& launch : launches) {
+    Params& p = launch.p;
     if (way == Way::kFew) {
       p.launch_parts = std::clamp<int64_t>((kFewBlocks * device_blocks + blocks - 1) / blocks, 1, p.tiles);
     } else {
@@ -143,16 +160,22 @@ Selection select(const at::Tensor& rq_in, const std::vector<at::Tensor>& pages, 
     p.first_part = parts;
     parts += p.launch_parts;
   }
+  const bool ahead = RunAhead::allowed() && runs_hopper(rq), tensors = by_tensor_cores(shape);
   at::Tensor lists;
   if (parts > 1) lists = at::empty({B * L * Q, parts, n}, longs);
-  for (Params& p : launches) {
+  for (Launch& launch : launches) {
+    Params& p = launch.p;
     p.parts = parts;
     p.partial = lists.defined() ? reinterpret_cast<uint64_t*>(lists.mutable_data_ptr<int64_t>()) : nullptr;
     p.index = out.index.mutable_data_ptr<int64_t>();
     p.score = out.score.mutable_data_ptr<float>();
-    check_launch(way == Way::kFew ? launch_few_rows(p, current_stream()) : launch_many_rows(p, current_stream()));
+    if (way == Way::kFew && tensors) {
+      check_launch(launch_few_rows_tensor(p, launch.table.get(), ahead, current_stream()));
+    } else {
+      check_launch(way == Way::kFew ? launch_few_rows(p, current_stream()) : launch_many_rows(p, current_stream()));
+    }
   }
-  if (lists.defined()) check_launch(select_cuda::launch_merge(launches.front(), current_stream()));
+  if (lists.defined()) check_launch(select_cuda::launch_merge(launches.front().p, ahead, current_stream()));
   return out;
 }
 
