@@ -42,9 +42,9 @@ bool GraphDecoder::supports(const Reader& reader, const ReaderState& state) {
   const ModelConfig& config = reader.model().config();
   const CudaKernels* own = cuda_kernels();
   return own != nullptr && own->record != nullptr && reader.device().is_cuda() && state.upper_valid && state.upper_with_memory &&
-         reader.uses_memory() && config.retrieval_stride != "chunk" && !config.exclude_window && config.window > 1 &&
-         state.memory.chunks() > 0 && full(state.lower, config.lower_layers, config.window - 1) &&
-         full(state.upper, config.upper_windows(), config.window - 1) && state.tail.defined() && state.tail.size(1) == config.upper_reach();
+         reader.uses_memory() && config.retrieval_stride != "chunk" && !config.exclude_window && config.window > 1 && state.chunks() > 0 &&
+         full(state.lower, config.lower_layers, config.window - 1) && full(state.upper, config.upper_windows(), config.window - 1) &&
+         state.tail.defined() && state.tail.size(1) == config.upper_reach();
 }
 
 GraphDecoder::GraphDecoder(const Reader& reader, const ReaderState& state) : reader_(reader), state_(state.fork()) {
@@ -71,8 +71,9 @@ void GraphDecoder::step() {
   SegmentStart start(state_->end);
   if (config.positions == "rope") start.table = rotary_table(position_, 1, config.head_dim, config.rope_theta, x_.scalar_type());
   const at::Tensor x = model.lower(model.embed(tokens_), start, &state_->lower, options.compute);
-  PagedAccess access(state_->memory);
+  PagedAccess access(state_->memory, {}, reader_.shares(*state_));
   logits_.copy_(model.logits(model.upper(x, start, &access, &state_->upper, options, nullptr)));
+  reader_.agree(logits_);
   x_.copy_(x);
   at::Tensor& tail = state_->tail;
   if (tail.size(1) > 0) tail.copy_(at::cat({tail.narrow(1, 1, tail.size(1) - 1), x}, 1));
@@ -80,7 +81,7 @@ void GraphDecoder::step() {
 }
 
 void GraphDecoder::complete_chunk() {
-  state_->memory.append(reader_.model().encode_chunks(partial_, reader_.forward_options().compute));
+  if (state_->holds_end) state_->memory.append(reader_.model().encode_chunks(partial_, reader_.forward_options().compute));
   pending_ = 0;
   recorded_.reset();  // one chunk more in sight
 }
