@@ -7,6 +7,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cstdlib>
 #include <string>
 #include <vector>
@@ -46,22 +47,29 @@ inline int wait_helper(pid_t pid) {
   return WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
 }
 
-// `size` processes of one world; true if all pass.
-inline bool run_world(const std::string& test, int size, std::vector<std::pair<std::string, std::string>> environment = {}) {
+// `size` processes of one world; the exit status of each.
+inline std::vector<int> end_codes(const std::string& test, int size, std::vector<std::pair<std::string, std::string>> environment = {}) {
   const std::string port = std::to_string(free_port());
   std::vector<pid_t> pids;
   for (int rank = 0; rank < size; ++rank) {
-    auto own = environment;
-    own.insert(own.end(), {{"RANK", std::to_string(rank)},
-                           {"WORLD_SIZE", std::to_string(size)},
-                           {"MASTER_ADDR", "127.0.0.1"},
-                           {"MASTER_PORT", port},
-                           {"CAIRN_DIST_TIMEOUT", "60"}});
+    std::vector<std::pair<std::string, std::string>> own = {{"RANK", std::to_string(rank)},
+                                                            {"LOCAL_RANK", std::to_string(rank)},
+                                                            {"WORLD_SIZE", std::to_string(size)},
+                                                            {"MASTER_ADDR", "127.0.0.1"},
+                                                            {"MASTER_PORT", port},
+                                                            {"CAIRN_DIST_TIMEOUT", "60"}};
+    own.insert(own.end(), environment.begin(), environment.end());
     pids.push_back(start_helper(test, own));
   }
-  bool all = true;
-  for (const pid_t pid : pids) all = wait_helper(pid) == 0 && all;
-  return all;
+  std::vector<int> codes;
+  for (const pid_t pid : pids) codes.push_back(wait_helper(pid));
+  return codes;
+}
+
+// The same; true if all pass.
+inline bool run_world(const std::string& test, int size, const std::vector<std::pair<std::string, std::string>>& environment = {}) {
+  const std::vector<int> codes = end_codes(test, size, environment);
+  return std::all_of(codes.begin(), codes.end(), [](int code) { return code == 0; });
 }
 
 }  // namespace cairn::testing

@@ -94,7 +94,8 @@ TEST_F(CudaTraining, ChoiceFromGivenScores) {
     if (random.chance(0.2)) score = score.masked_fill(score > 1, -std::numeric_limits<double>::infinity());
     const uint64_t key = random.chance(0.6) ? (1 + static_cast<uint64_t>(random.below(1 << 30))) << 20 : 0;
     ASSERT_TRUE(cuda_kernels()->select_given_supports(score, n));
-    const Selection got = select_from_scores(score, n, v, key), want = select_from_scores(score.cpu(), n, v, key);
+    const int64_t row = random.below(1000);
+    const Selection got = select_from_scores(score, n, v, key, row), want = select_from_scores(score.cpu(), n, v, key, row);
     const std::string what = fmt::format("case {}: B {} L {} Q {} C {} n {} noise {}", i, B, L, Q, C, n, key);
     EXPECT_TRUE(got.index.cpu().equal(want.index)) << what;
     EXPECT_TRUE(got.score.cpu().equal(want.score)) << what;

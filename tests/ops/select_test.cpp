@@ -175,6 +175,7 @@ TEST(Select, NoiseIsAFunctionOfItsCounter) {
   EXPECT_TRUE(all.equal(one));
   // A later segment and later chunks get the numbers of their places.
   EXPECT_TRUE(gumbel_noise(77, 3, 11, 2, 7, 13, 5, at::kCPU).equal(all.narrow(1, 13, 11).narrow(3, 5, 7)));
+  EXPECT_TRUE(gumbel_noise(77, 2, 40, 2, 30, 0, 0, at::kCPU, 1).equal(all.narrow(0, 1, 2)));
   EXPECT_FALSE(gumbel_noise(78, 3, 40, 2, 30, 0, 0, at::kCPU).equal(all));
   // Gumbel: mean 0.5772, variance pi^2/6; neighbours along every axis uncorrelated.
   const at::Tensor x = gumbel_noise(5, 4, 128, 2, 128, 0, 0, at::kCPU).to(at::kDouble);

@@ -290,17 +290,31 @@ TEST(TrainerHelper, GradientsOfTwo) {
   moment.route_weight = 0.3;
   moment.distillation_weight = 0.1;
   const auto gradient_of = [&](const Batch& batch, const std::shared_ptr<World>& w) {
-    model->parameters()->zero_gradients();
-    step_losses(*model, batch, moment, at::kFloat, 0, w).total.backward();
-    at::Tensor flat = model->parameters()->flat_gradient().clone();
-    w->all_reduce_sum(flat);
-    return flat;
+    step_gradients(*model, batch, moment, config, w);
+    return model->parameters()->flat_gradient().clone();
   };
   const Batch whole = make_batch(*materials.tasks, materials.task_names, 1, 0, 8, 64, 8);
   const Batch part = make_batch(*materials.tasks, materials.task_names, 1, 4 * world->rank(), 4, 64, 8);
   const at::Tensor one = gradient_of(whole, World::single()), two = gradient_of(part, world);
   EXPECT_GT(one.abs().max().item<double>(), 1e-3);
   EXPECT_LT((one - two).abs().max().item<double>(), 1e-5);
+
+  // Chunks chosen with noise: the noise is that of the sample, whichever process has it.
+  Moment chosen = moment;
+  chosen.top_k = 2;
+  chosen.alpha = 0;
+  chosen.distillation_weight = 0;
+  const auto chosen_gradient = [&](const Batch& batch, const std::shared_ptr<World>& w) {
+    step_gradients(*model, batch, chosen, config, w);
+    return model->parameters()->flat_gradient().clone();
+  };
+  ASSERT_TRUE(config.train.gumbel);
+  const at::Tensor noisy = chosen_gradient(whole, World::single());
+  EXPECT_LT((noisy - chosen_gradient(part, world)).abs().max().item<double>(), 1e-5);
+  Batch renumbered = part;
+  renumbered.first += 100;
+  EXPECT_GT((noisy - chosen_gradient(renumbered, world)).abs().max().item<double>(), 1e-4);
+
   const Measurement a = measure(step_losses(*model, whole, moment, at::kFloat, 0, World::single()), whole, materials.task_names,
                                 config.model, *World::single());
   const Measurement b = measure(step_losses(*model, part, moment, at::kFloat, 0, world), part, materials.task_names, config.model, *world);
@@ -317,28 +331,52 @@ TEST(Trainer, TwoProcessesHaveTheGradientsOfOne) { EXPECT_TRUE(testing::run_worl
 TrainConfig shared_run_config() {
   TrainConfig config = testing::tiny_config();
   config.train.tokens = 512 * 10;
-  config.train.gumbel = false;  // noise is drawn by each process for its own rows
   return config;
 }
 
-TEST(TrainerHelper, RunOfTwo) {
-  if (!testing::in_helper()) GTEST_SKIP() << "runs inside Trainer.RunOfTwoProcesses";
-  TrainRun run = quiet_run(std::getenv("RUN_FOLDER"));
-  run.world = World::from_environment();
-  run.stop_after = 6;
-  EXPECT_EQ(train(shared_run_config(), run).ended, "stopped");
-  run.stop_after = 0;
+// Goes on in RUN_FOLDER until step STOP_AFTER (0: the end).
+void run_part(const std::shared_ptr<World>& world, const fs::path& folder, int64_t stop_after) {
+  TrainRun run = quiet_run(folder);
+  run.world = world;
   run.resume = true;
-  EXPECT_EQ(train(shared_run_config(), run).ended, "finished");
+  run.stop_after = stop_after;
+  EXPECT_EQ(train(shared_run_config(), run).ended, stop_after > 0 ? "stopped" : "finished");
 }
 
-TEST(Trainer, RunOfTwoProcesses) {
-  testing::TemporaryFolder one, two;
-  train(shared_run_config(), quiet_run(one.path()));
-  ASSERT_TRUE(testing::run_world("TrainerHelper.RunOfTwo", 2, {{"RUN_FOLDER", two.path().string()}}));
-  const auto a = load_model(one.path() / "model", at::kCPU), b = load_model(two.path() / "model", at::kCPU);
+TEST(TrainerHelper, PartOfRun) {
+  if (!testing::in_helper()) GTEST_SKIP() << "runs inside Trainer.RunOfTwoProcesses";
+  run_part(World::from_environment(), std::getenv("RUN_FOLDER"), std::atoll(std::getenv("STOP_AFTER")));
+}
+
+bool run_part_of_two(const fs::path& folder, int64_t stop_after) {
+  return testing::run_world("TrainerHelper.PartOfRun", 2, {{"RUN_FOLDER", folder.string()}, {"STOP_AFTER", std::to_string(stop_after)}});
+}
+
+void expect_same_run(const fs::path& one, const fs::path& other) {
+  const auto a = load_model(one / "model", at::kCPU), b = load_model(other / "model", at::kCPU);
   EXPECT_LT((a.parameters->flat() - b.parameters->flat()).abs().max().item<double>(), 2e-3);  // Adam's early steps magnify rounding
-  EXPECT_NEAR(lines_of(one.path(), "step").back()["loss"].get<double>(), lines_of(two.path(), "step").back()["loss"].get<double>(), 1e-3);
+  const auto first = lines_of(one, "step"), second = lines_of(other, "step");
+  ASSERT_EQ(first.size(), second.size());
+  for (size_t i = 0; i < first.size(); ++i) {
+    EXPECT_EQ(first[i]["step"], second[i]["step"]);
+    EXPECT_NEAR(first[i]["loss"].get<double>(), second[i]["loss"].get<double>(), 1e-3) << "line " << i;
+    EXPECT_NEAR(first[i]["grad_norm"].get<double>(), second[i]["grad_norm"].get<double>(), 1e-2) << "line " << i;
+  }
+}
+
+// One process, two, one that goes on where two stopped, two that go on where one stopped: the same losses and the same weights.
+TEST(Trainer, RunOfTwoProcesses) {
+  testing::TemporaryFolder one, two, two_one, one_two;
+  train(shared_run_config(), quiet_run(one.path()));
+  ASSERT_TRUE(run_part_of_two(two.path(), 6));
+  ASSERT_TRUE(run_part_of_two(two.path(), 0));
+  expect_same_run(one.path(), two.path());
+  ASSERT_TRUE(run_part_of_two(two_one.path(), 6));
+  run_part(World::single(), two_one.path(), 0);
+  expect_same_run(one.path(), two_one.path());
+  run_part(World::single(), one_two.path(), 6);
+  ASSERT_TRUE(run_part_of_two(one_two.path(), 0));
+  expect_same_run(one.path(), one_two.path());
 }
 
 }  // namespace

@@ -25,6 +25,7 @@
 #include "cairn/ops/select/select.h"
 #include "cairn/train/bench_train.h"
 #include "cairn/train/config.h"
+#include "cairn/train/setup.h"
 
 namespace cairn {
 namespace {
@@ -178,6 +179,7 @@ void add_bench_train(CLI::App* bench, Action* action) {
       config.declare(table);
       table.load_toml(s->config);
       for (const std::string& assignment : s->assignments) table.set(assignment);
+      s->run.world = World::from_environment(open_device(s->run.device));
       bench_train(config, s->run, s->options);
       return 0;
     };

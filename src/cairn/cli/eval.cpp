@@ -50,7 +50,11 @@ int run(const Options& options) {
   opening.top_k = options.top_k;
   opening.memory_on = options.memory_on;
   if (options.training_length > 0) opening.training_length = options.training_length;
+  opening.several = true;
   OpenedModel opened = open_model(opening);
+  World* const world = opened.reader.world();
+  const bool first = world == nullptr || world->rank() == 0;
+  if (world != nullptr && options.diagnose) throw UserError("--diagnose needs the whole memory in one process; start one only");
   const std::shared_ptr<const Tokenizer>& tokenizer = opened.tokenizer;
   if (plan.tasks.empty()) {
     plan.tasks = opened.own_words ? std::vector<std::string>{"word_pairs"}
@@ -68,16 +72,19 @@ int run(const Options& options) {
   header.haystack = haystack.empty() ? "rivals" : haystack;
   header.seed = options.seed;
 
-  install_stop_handler();
-  log_info("{}: {:.2f}M parameters, {} threads, {}, {}", options.model, static_cast<double>(opened.config.parameter_count()) / 1e6,
-           at::get_num_threads(), header.device.str(), header.compute == at::kFloat ? "fp32" : "bf16");
+  if (world == nullptr) install_stop_handler();  // several processes would stop at different places and wait for each other
+  if (first) {
+    log_info("{}: {:.2f}M parameters, {} threads, {}, {}{}", options.model, static_cast<double>(opened.config.parameter_count()) / 1e6,
+             at::get_num_threads(), header.device.str(), header.compute == at::kFloat ? "fp32" : "bf16",
+             world != nullptr ? fmt::format(", {} processes that share the memory", world->size()) : "");
+  }
   check_plan(reader, tasks, plan);
-  if (!options.json.empty())
-    write_file(options.json, eval_json(header, opened.config, {}));  // a path that cannot be written is refused before work
+  const bool writes = first && !options.json.empty();
+  if (writes) write_file(options.json, eval_json(header, opened.config, {}));  // a path that cannot be written is refused before work
   const std::vector<EvalCell> cells = evaluate(reader, tasks, *tokenizer, plan, [&](const std::vector<EvalCell>& so_far) {
-    if (!options.json.empty()) write_file(options.json, eval_json(header, opened.config, so_far));
+    if (writes) write_file(options.json, eval_json(header, opened.config, so_far));
   });
-  std::fputs(eval_table(cells).c_str(), stdout);
+  if (first) std::fputs(eval_table(cells).c_str(), stdout);
   if (stop_requested()) {
     log_warn("stopped: {} finished cells are kept", cells.size());
     return kExitStopped;

@@ -10,6 +10,7 @@
 #include "cairn/core/error.h"
 #include "cairn/train/config.h"
 #include "cairn/train/rehearsal.h"
+#include "cairn/train/setup.h"
 #include "cairn/train/trainer.h"
 
 namespace cairn {
@@ -46,7 +47,7 @@ int run_train(const Settings& settings) {
     return seen.good() ? 0 : 1;
   }
   if (settings.folder.empty()) throw UserError("--run DIR is missing: the folder that takes checkpoints and metrics");
-  run.world = World::from_environment();
+  run.world = World::from_environment(open_device(settings.device));
   const TrainResult result = train(config, run);
   if (run.world->rank() == 0 && result.good()) fmt::print("{}\n", result.model.string());
   return result.good() ? 0 : 1;

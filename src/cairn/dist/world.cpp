@@ -1,11 +1,12 @@
 #include "cairn/dist/world.h"
 
-#include <charconv>
+#include <c10/core/impl/VirtualGuardImpl.h>
+
 #include <cstdlib>
-#include <cstring>
 
 #include "cairn/core/error.h"
 #include "cairn/dist/gloo.h"
+#include "cairn/dist/gpu.h"
 
 namespace cairn {
 namespace {
@@ -20,40 +21,49 @@ class SingleWorld : public World {
   void barrier() override {}
 };
 
-// The value of an environment variable as an integer in [low, high]; `missing` (may be null) is the error's second half when it is not set.
-int64_t environment_integer(const char* name, int64_t low, int64_t high, const std::string& missing) {
-  const char* text = std::getenv(name);
-  if (text == nullptr || *text == '\0') throw UserError("{} is not set: {}", name, missing);
-  int64_t value = 0;
-  const char* end = text + std::strlen(text);
-  const auto [stop, error] = std::from_chars(text, end, value);
-  if (error != std::errc() || stop != end || value < low || value > high) {
-    throw UserError("{}={} is not an integer from {} to {}", name, text, low, high);
-  }
-  return value;
+MakeGpuCollectives& registered() {
+  static MakeGpuCollectives make = nullptr;
+  return make;
 }
 
 }  // namespace
 
+MakeGpuCollectives gpu_collectives() {
+  const char* backend = std::getenv("CAIRN_DIST_BACKEND");
+  const std::string wanted = backend == nullptr ? "" : backend;
+  if (!wanted.empty() && wanted != "gloo" && wanted != "nccl") throw UserError("CAIRN_DIST_BACKEND={}: there are nccl and gloo", wanted);
+  return wanted == "gloo" ? nullptr : registered();
+}
+
+bool register_gpu_collectives(MakeGpuCollectives make) {
+  registered() = make;
+  return true;
+}
+
 std::shared_ptr<World> World::single() { return std::make_shared<SingleWorld>(); }
 
-std::shared_ptr<World> World::from_environment() {
-  const char* size_text = std::getenv("WORLD_SIZE");
-  if (size_text == nullptr || *size_text == '\0') return single();
-  Rendezvous r;
-  r.size = environment_integer("WORLD_SIZE", 1, 65536, "");
-  if (r.size == 1) return single();
-  const std::string need = fmt::format(
-      "a run of {} processes (WORLD_SIZE) needs RANK, MASTER_ADDR and MASTER_PORT too; torchrun sets them, or unset WORLD_SIZE for one "
-      "process",
-      r.size);
-  r.rank = environment_integer("RANK", 0, r.size - 1, need);
-  const char* address = std::getenv("MASTER_ADDR");
-  if (address == nullptr || *address == '\0') throw UserError("MASTER_ADDR is not set: {}", need);
-  r.address = address;
-  r.port = environment_integer("MASTER_PORT", 1, 65535, need);
-  if (std::getenv("CAIRN_DIST_TIMEOUT") != nullptr) r.timeout_seconds = environment_integer("CAIRN_DIST_TIMEOUT", 1, 86400, "seconds");
-  return connect_gloo(r);
+std::shared_ptr<World> World::from_environment(at::Device device) {
+  const auto rendezvous = rendezvous_from_environment();
+  if (!rendezvous || rendezvous->size == 1) return single();
+  return connect_gloo(*rendezvous, device);
+}
+
+at::Device local_gpu() {
+  const auto rendezvous = rendezvous_from_environment();
+  const int64_t number = rendezvous ? rendezvous->local_rank : 0, count = c10::impl::VirtualGuardImpl(at::kCUDA).deviceCount();
+  if (number < 0 && rendezvous->size > 1) {
+    throw UserError("LOCAL_RANK is not set: {} processes need to be told which GPU each takes; torchrun sets it", rendezvous->size);
+  }
+  if (number >= count) {
+    throw UserError(
+        "process {} of this machine (numbered from 0) has no GPU: {} can be seen. Start at most one process a GPU, and let every process "
+        "see "
+        "all of them (CUDA_VISIBLE_DEVICES; with SLURM --gpus-per-node instead of --gpus-per-task)",
+        number, count);
+  }
+  const at::Device device(at::kCUDA, static_cast<c10::DeviceIndex>(std::max<int64_t>(number, 0)));
+  c10::impl::VirtualGuardImpl(at::kCUDA).setDevice(device);
+  return device;
 }
 
 }  // namespace cairn

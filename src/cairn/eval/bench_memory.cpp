@@ -5,20 +5,25 @@
 #include <ATen/TensorOperators.h>
 #include <ATen/Version.h>
 #include <ATen/core/grad_mode.h>
+#include <ATen/ops/cat.h>
 #include <ATen/ops/equal.h>
+#include <ATen/ops/full.h>
 #include <ATen/ops/randint.h>
+#include <ATen/ops/tensor.h>
 #include <fmt/format.h>
 #include <sys/resource.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <cstdio>
+#include <functional>
 #include <memory>
 #include <vector>
 
 #include "cairn/core/error.h"
 #include "cairn/core/json.h"
 #include "cairn/core/random.h"
+#include "cairn/dist/world.h"
 #include "cairn/eval/bench_read.h"
 #include "cairn/eval/resources.h"
 #include "cairn/infer/edit.h"
@@ -110,6 +115,51 @@ void require_host_memory(const ChunkMemory& memory) {
                       format_bytes(static_cast<double>(need)), format_bytes(static_cast<double>(have)));
 }
 
+// Several processes: what each holds, and whether a question behind the text gets the logits that one process with all of the memory gives.
+int compare_with_one(const BenchMemoryOptions& o, const std::shared_ptr<const Model>& model, const Reader& reader, const TextMemory& text,
+                     const std::function<void()>& say_head) {
+  World& world = *reader.world();
+  const Reader alone(model, ReaderOptions{reader.options().compute, 0, 0});
+  const at::TensorOptions longs = at::TensorOptions(at::kLong).device(reader.device());
+  at::Tensor questions = at::randint(1, reader.vocab(), {1, 40}, longs);
+  world.broadcast(questions, 0);
+  const auto ask = [&](const Reader& by, const ReaderState& state) {  // the question at once, then tokens one by one
+    const auto asked = state.fork();
+    std::vector<at::Tensor> logits = {by.advance(*asked, questions.narrow(1, 0, 24))};
+    StepDecoder steps(by, *asked, 40);
+    for (int64_t t = 24; t < 40; ++t) logits.push_back(steps.advance(questions.narrow(1, t, 1)).clone());
+    return at::cat(logits, 1);
+  };
+  const at::Tensor have = ask(reader, *text.state);
+  at::Tensor held = at::tensor({text.state->bytes()}, at::kLong);
+  const at::Tensor all_held = world.all_gather(held);
+  std::string verdict = "not compared: one process has no room for all of it";
+  bool equal = true;
+  // One process after the other might share a GPU with others' work, so all of them read the whole text, if all can.
+  at::Tensor fits =
+      at::full({1}, Reader::state_bytes(model->config(), 1, o.tokens, reader.options().compute) < free_memory(reader.device()) / 2 ? 1 : 0,
+               at::kLong);
+  if (world.all_gather(fits).min().item<int64_t>() == 1) {
+    TextMemory whole;
+    whole.state = alone.new_reader_state(1);
+    alone.read(*whole.state, o.tokens, text.fetch());
+    const at::Tensor want = ask(alone, *whole.state);
+    const double difference = (have - want).abs().max().item<double>(), size = want.abs().max().item<double>();
+    const int64_t same = have.argmax(-1).eq(want.argmax(-1)).sum().item<int64_t>();
+    equal = difference <= (reader.options().compute == at::kFloat ? 1e-4 : 2e-2) * size;
+    verdict = at::equal(have, want) ? "bit-equal"
+                                    : fmt::format("differ by at most {:.2g} of {:.2g}, {} of 40 tokens the same", difference, size, same);
+  }
+  if (world.rank() > 0) return equal ? 0 : 1;
+  say_head();
+  std::string parts;
+  for (int64_t i = 0; i < world.size(); ++i) {
+    parts += (i > 0 ? ", " : "") + format_bytes(static_cast<double>(all_held.data_ptr<int64_t>()[i]));
+  }
+  fmt::print("{:<34}{}\n{:<34}{}\n", fmt::format("held by {} processes", world.size()), parts, "logits against one process", verdict);
+  return equal ? 0 : 1;
+}
+
 }  // namespace
 
 int bench_memory(const BenchMemoryOptions& o) {
@@ -117,12 +167,14 @@ int bench_memory(const BenchMemoryOptions& o) {
   if (o.device == "cuda" && !at::globalContext().hasCUDA()) throw UserError("--device cuda: this program or this machine has no CUDA");
   if (o.threads > 0) at::set_num_threads(o.threads);
   const at::NoGradGuard no_gradient;
-  const at::Device device = o.device == "cuda" ? at::Device(at::kCUDA, 0) : at::Device(at::kCPU);
+  const at::Device device = o.device == "cuda" ? local_gpu() : at::Device(at::kCPU);
+  const std::shared_ptr<World> world = World::from_environment(device);
   const at::ScalarType compute = o.precision == "bf16" ? at::kBFloat16 : at::kFloat;
   const ModelConfig config = bench_model(o.model);
   auto parameters = std::make_shared<Parameters>(config, device);
   parameters->initialize(1);
-  const Reader reader(std::make_shared<Model>(config, parameters), ReaderOptions{compute, 0, 0});
+  const auto model = std::make_shared<Model>(config, parameters);
+  const Reader reader(model, ReaderOptions{compute, 0, 0, KeysOn::kDevice, world});
   require_memory(reader, 2, o.tokens);
 
   const fs::path folder = o.folder.empty() ? fs::temp_directory_path() : fs::path(o.folder);
@@ -138,6 +190,19 @@ int bench_memory(const BenchMemoryOptions& o) {
   edit_and_ask(reader, text, o.turns, device, &edits, &samples, &bit_exact);
   const Times near = decode(reader, brief, 10 * o.turns, device), far = decode(reader, text, 10 * o.turns, device);
 
+  const auto row = [](const char* name, const std::string& value) { fmt::print("{:<34}{}\n", name, value); };
+  const auto say_head = [&] {
+    row("model",
+        fmt::format("{} ({:.2f}M parameters)", o.model.empty() ? "7m" : o.model, static_cast<double>(config.parameter_count()) / 1e6));
+    row("machine",
+        fmt::format("{}, {} threads, {}, CPU capability {}", device.str(), at::get_num_threads(), o.precision, at::get_cpu_capability()));
+    row("reading", fmt::format("{} tokens in {:.2f} s", o.tokens, read_seconds));
+    row("edit of 30 tokens", edits.text() + (bit_exact ? "; restored bit by bit" : "; RESTORED WRONG"));
+    row("sample: edit, 64 tokens, restore", samples.text());
+    row("decoding a token behind 4K", near.text());
+    row("decoding a token behind the text", fmt::format("{}; {:.2f} x", far.text(), far.at(.5) / near.at(.5)));
+  };
+  if (reader.world() != nullptr) return compare_with_one(o, model, reader, text, say_head);
   // The same behind pinned host memory, where the GPU fetches chunks from.
   Times from_host;
   bool host_equal = true;
@@ -170,21 +235,13 @@ int bench_memory(const BenchMemoryOptions& o) {
   const bool equal = at::equal(reader.advance(*mapped.state->fork(), question), want);
   const Times from_file = decode(reader, mapped, 10 * o.turns, device);
 
-  const auto row = [](const char* name, const std::string& value) { fmt::print("{:<34}{}\n", name, value); };
-  row("model",
-      fmt::format("{} ({:.2f}M parameters)", o.model.empty() ? "7m" : o.model, static_cast<double>(config.parameter_count()) / 1e6));
-  row("machine",
-      fmt::format("{}, {} threads, {}, CPU capability {}", device.str(), at::get_num_threads(), o.precision, at::get_cpu_capability()));
-  row("reading", fmt::format("{} tokens in {:.2f} s", o.tokens, read_seconds));
-  row("edit of 30 tokens", edits.text() + (bit_exact ? "; restored bit by bit" : "; RESTORED WRONG"));
-  row("sample: edit, 64 tokens, restore", samples.text());
-  row("decoding a token behind 4K", near.text());
-  row("decoding a token behind the text", fmt::format("{}; {:.2f} x", far.text(), far.at(.5) / near.at(.5)));
+  say_head();
   if (device.is_cuda()) {
     row("the same, K/V in host memory", fmt::format("{}; {:.2f} x; logits {}", from_host.text(), from_host.at(.5) / near.at(.5),
                                                     host_equal ? "bit-equal" : "DIFFER"));
   }
-  row(device.is_cuda() ? "the same, loaded from the file" : "the same, keys and values mapped", fmt::format("{}; {:.2f} x", from_file.text(), from_file.at(.5) / near.at(.5)));
+  row(device.is_cuda() ? "the same, loaded from the file" : "the same, keys and values mapped",
+      fmt::format("{}; {:.2f} x", from_file.text(), from_file.at(.5) / near.at(.5)));
   row("save", fmt::format("{} in {:.2f} s, {:.0f} MB/s", format_bytes(static_cast<double>(bytes)), save_seconds,
                           static_cast<double>(bytes) / save_seconds / 1e6));
   row("load, mapped", fmt::format("{:.3f} s; logits {}", load_seconds, equal ? "bit-equal" : "DIFFER"));

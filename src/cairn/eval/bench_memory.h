@@ -17,6 +17,8 @@ struct BenchMemoryOptions {
   std::string json;
 };
 
+// Several processes (World::from_environment) share the memory; then no file is written, and the logits behind the text are compared with
+// those of one process, where that has room for all of it.
 // Reads random tokens into a memory file, edits 30 tokens at random places (and restores them, bit by bit), decodes behind the long text
 // and behind a short one, in main memory and mapped; prints medians and ranges. Returns the exit code.
 int bench_memory(const BenchMemoryOptions& options);

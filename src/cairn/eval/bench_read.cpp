@@ -25,6 +25,7 @@
 #include "cairn/core/json.h"
 #include "cairn/core/progress.h"
 #include "cairn/core/random.h"
+#include "cairn/dist/world.h"
 #include "cairn/infer/reader.h"
 
 namespace cairn {
@@ -129,7 +130,7 @@ struct Measured {
 Measured measure(const Reader& reader, int64_t tokens, int64_t vocab, at::TensorOptions products_options) {
   const ModelConfig& config = reader.model().config();
   Measured m;
-  constexpr int kParts = 4;
+  const int kParts = reader.world() == nullptr ? 4 : 1;  // several processes divide what they read first
   std::vector<double> rates = {product_rate(config, reader.segment_tokens(), products_options, 0.8)};
   const auto state = reader.new_reader_state(1);
   const uint64_t key = stream_key({7});
@@ -149,6 +150,7 @@ Measured measure(const Reader& reader, int64_t tokens, int64_t vocab, at::Tensor
       return !stop_requested();
     });
     wait_for(state->tail);
+    if (World* world = reader.world()) world->barrier();
     m.seconds += seconds_since(start);
     if (stop_requested()) throw UserError("stopped");
     rates.push_back(product_rate(config, reader.segment_tokens(), products_options, 0.8));
@@ -179,13 +181,14 @@ int bench_read(const BenchReadOptions& o) {
   if (o.device == "cuda" && !at::globalContext().hasCUDA()) throw UserError("--device cuda: this program or this machine has no CUDA");
   if (o.threads > 0) at::set_num_threads(o.threads);
   const at::NoGradGuard no_gradient;
-  const at::Device device = o.device == "cuda" ? at::Device(at::kCUDA, 0) : at::Device(at::kCPU);
+  const at::Device device = o.device == "cuda" ? local_gpu() : at::Device(at::kCPU);
+  const std::shared_ptr<World> world = World::from_environment(device);
   const at::ScalarType compute = o.precision == "bf16" ? at::kBFloat16 : at::kFloat;
   const ModelConfig config = bench_model(o.model);
   config.validate();
   const int64_t element = compute == at::kBFloat16 ? 2 : 4;
   const int64_t memory = ChunkMemory::bytes_for(config, 1, o.tokens / config.chunk, element),
-                need = Reader::state_bytes(config, 1, o.tokens, compute);
+                need = Reader::state_bytes(config, 1, o.tokens / world->size(), compute);
   if (device.is_cpu() && need + (int64_t{600} << 20) > available_memory()) {
     throw ResourceError("reading {} tokens needs {}, but only {} are available", o.tokens, format_bytes(static_cast<double>(need)),
                         format_bytes(static_cast<double>(available_memory())));
@@ -195,9 +198,10 @@ int bench_read(const BenchReadOptions& o) {
   ReaderOptions reading;
   reading.compute = compute;
   reading.segment = o.segment;
+  reading.world = world;
   const Reader reader(std::make_shared<Model>(config, parameters), reading);
 
-  install_stop_handler();
+  if (world->size() == 1) install_stop_handler();
   // Warm: weights are cast and joined, code paths chosen.
   reader.read(*reader.new_state(1), at::randint(0, config.vocab, {1, std::min<int64_t>(o.tokens, 2 * reader.segment_tokens())},
                                                 at::TensorOptions().dtype(at::kLong).device(device)));
@@ -205,13 +209,15 @@ int bench_read(const BenchReadOptions& o) {
   const double flops = flops_per_token(config) * static_cast<double>(o.tokens), bound = flops / m.rate, ratio = m.seconds / bound;
   const int64_t peak = peak_memory(), allowed = memory + 600'000'000;
 
+  if (world->rank() > 0) return 0;
   std::string out;
   const auto row = [&](const char* name, const std::string& value) { out += fmt::format("{:<34}{}\n", name, value); };
   row("model",
       fmt::format("{} ({:.2f}M parameters, d {}, {} lower, {} encoder)", o.model.empty() ? "7m" : o.model,
                   static_cast<double>(config.parameter_count()) / 1e6, config.d_model, config.lower_layers, config.encoder_layers));
-  row("machine",
-      fmt::format("{}, {} threads, {}, CPU capability {}", device.str(), at::get_num_threads(), o.precision, at::get_cpu_capability()));
+  row("machine", fmt::format("{}{}, {} threads, {}, CPU capability {}", device.str(),
+                             world->size() > 1 ? fmt::format(" and its like, {} processes", world->size()) : "", at::get_num_threads(),
+                             o.precision, at::get_cpu_capability()));
   row("tokens", fmt::format("{} in segments of {}", o.tokens, reader.segment_tokens()));
   row("time", fmt::format("{:.2f} s, {:.0f} tokens/s", m.seconds, static_cast<double>(o.tokens) / m.seconds));
   row("work", fmt::format("{:.2f} TFLOP, {:.1f} GFLOP/s", flops / 1e12, flops / m.seconds / 1e9));
@@ -228,6 +234,7 @@ int bench_read(const BenchReadOptions& o) {
                                          {"tokens", o.tokens},
                                          {"precision", o.precision},
                                          {"device", device.str()},
+                                         {"processes", world->size()},
                                          {"threads", at::get_num_threads()},
                                          {"capability", at::get_cpu_capability()},
                                          {"segment", reader.segment_tokens()},

@@ -22,7 +22,7 @@ struct BenchReadOptions {
 ModelConfig bench_model(const std::string& name);
 
 // Reads random tokens, prints seconds, tokens/s, FLOPs, the product rate at the reader's own shapes, their ratio and the peak memory.
-// Returns the exit code.
+// Several processes (World::from_environment) read a part each. Returns the exit code.
 int bench_read(const BenchReadOptions& options);
 
 }  // namespace cairn

@@ -5,20 +5,11 @@
 #include "cairn/core/error.h"
 #include "cairn/core/files.h"
 #include "cairn/core/safetensors.h"
+#include "cairn/dist/world.h"
 #include "cairn/tasks/task_set.h"
 
 namespace cairn {
 namespace {
-
-at::Device parse_device(const std::string& name) {
-  if (name == "cpu") return at::kCPU;
-  if (name != "cuda") throw UserError("--device: '{}' is no device; there are cpu and cuda", name);
-  if (!at::globalContext().hasCUDA()) {
-    throw UserError(
-        "--device cuda: this program or this machine has no CUDA; use --device cpu, or build with `make build CUDA=1` where a GPU is");
-  }
-  return at::Device(at::kCUDA, 0);
-}
 
 at::ScalarType parse_precision(const std::string& name, at::Device device) {
   if (name == "auto") return device.is_cuda() ? at::kBFloat16 : at::kFloat;
@@ -43,6 +34,16 @@ std::optional<int64_t> stored_training_length(const std::string& folder) {
 
 }  // namespace
 
+at::Device parse_device(const std::string& name) {
+  if (name == "cpu") return at::kCPU;
+  if (name != "cuda") throw UserError("--device: '{}' is no device; there are cpu and cuda", name);
+  if (!at::globalContext().hasCUDA()) {
+    throw UserError(
+        "--device cuda: this program or this machine has no CUDA; use --device cpu, or build with `make build CUDA=1` where a GPU is");
+  }
+  return local_gpu();
+}
+
 OpenedModel open_model(const OpenOptions& options) {
   const at::Device device = parse_device(options.device);
   ReaderOptions reading;
@@ -50,6 +51,7 @@ OpenedModel open_model(const OpenOptions& options) {
   reading.segment = options.segment;
   reading.top_k = options.top_k;
   reading.keys = parse_keys(options.memory_on, device);
+  if (options.several) reading.world = World::from_environment(device);
   const LoadedModel loaded = load_model(options.folder, device);
   const std::shared_ptr<const Tokenizer> tokenizer = load_tokenizer(loaded.tokenizer_file);
   if (tokenizer->vocab_size() > loaded.config.vocab) {

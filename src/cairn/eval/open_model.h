@@ -18,6 +18,7 @@ struct OpenOptions {
   std::string precision = "auto";          // fp32 | bf16 | auto: fp32 on a CPU, bf16 on a GPU
   int64_t segment = 0, top_k = 0;          // as in ReaderOptions
   std::string memory_on = "device";        // device | host | mapped: ReaderOptions::keys; only device on a CPU
+  bool several = false;                    // share memories with the processes that were started together (World::from_environment)
   std::optional<int64_t> training_length;  // missing: what the training wrote beside the weights, if anything
 };
 
@@ -28,6 +29,9 @@ struct OpenedModel {
   EvalHeader header;       // without haystack and seed, which belong to the samples
   bool own_words = false;  // the tokenizer is that of word_pairs: no other task can be asked
 };
+
+// The device of that name if this program and machine have it; cuda: local_gpu(). UserError otherwise.
+at::Device parse_device(const std::string& name);
 
 // UserError: no such device, a broken folder, or a tokenizer with more tokens than the model.
 OpenedModel open_model(const OpenOptions& options);

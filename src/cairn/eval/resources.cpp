@@ -1,5 +1,7 @@
 #include "cairn/eval/resources.h"
 
+#include <ATen/TensorOperators.h>
+#include <ATen/ops/full.h>
 #include <c10/core/CachingDeviceAllocator.h>
 #include <c10/core/impl/VirtualGuardImpl.h>
 
@@ -20,15 +22,27 @@ int64_t working_bytes(const Reader& reader) {
   return reader.segment_tokens() * widest * 4 + (int64_t{256} << 20);
 }
 
+// Of this process's share of the memory, which is whole reading blocks.
+int64_t shared_length(const Reader& reader, int64_t length) {
+  return reader.world() == nullptr ? length : std::min(length, length / reader.world()->size() + reader.segment_tokens());
+}
+
 // Keys and values in host memory beside a GPU.
 int64_t host_bytes(const Reader& reader, int64_t rows, int64_t length) {
   if (!reader.device().is_cuda() || reader.options().keys == KeysOn::kDevice) return 0;
-  return Reader::key_bytes(reader.model().config(), rows, length, reader.options().compute);
+  return Reader::key_bytes(reader.model().config(), rows, shared_length(reader, length), reader.options().compute);
 }
 
 // On the reader's device.
 int64_t state_bytes(const Reader& reader, int64_t rows, int64_t length) {
-  return Reader::state_bytes(reader.model().config(), rows, length, reader.options().compute) - host_bytes(reader, rows, length);
+  return Reader::state_bytes(reader.model().config(), rows, shared_length(reader, length), reader.options().compute) -
+         host_bytes(reader, rows, length);
+}
+
+// The least of all processes' values: what they do together they decide together.
+int64_t least(int64_t value, World* world) {
+  if (world == nullptr) return value;
+  return world->all_gather(at::full({1}, value, at::kLong)).min().item<int64_t>();
 }
 
 void wait_for(at::Device device) {
@@ -46,7 +60,7 @@ int64_t free_memory(at::Device device) {
 int64_t rows_that_fit(const Reader& reader, int64_t wanted, int64_t length) {
   const int64_t most = reader.device().is_cuda() ? 64 : 16;
   const int64_t fits = free_memory(reader.device()) / 4 / std::max<int64_t>(1, state_bytes(reader, 1, length));
-  return std::clamp<int64_t>(std::min(fits, most), 1, wanted);
+  return std::clamp<int64_t>(least(std::min(fits, most), reader.world()), 1, wanted);
 }
 
 void require_memory(const Reader& reader, int64_t rows, int64_t length) {

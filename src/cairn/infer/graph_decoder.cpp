@@ -66,9 +66,9 @@ bool GraphDecoder::supports(const Reader& reader, const ReaderState& state) {
   const ModelConfig& config = reader.model().config();
   const CudaKernels* own = cuda_kernels();
   return own != nullptr && own->record != nullptr && reader.device().is_cuda() && state.upper_valid && state.upper_with_memory &&
-         reader.uses_memory() && config.retrieval_stride != "chunk" && !config.exclude_window && config.window > 1 &&
-         state.memory.chunks() > 0 && full(state.lower, config.lower_layers, config.window - 1) &&
-         full(state.upper, config.upper_windows(), config.window - 1) && state.tail.defined() && state.tail.size(1) == config.upper_reach();
+         reader.uses_memory() && config.retrieval_stride != "chunk" && !config.exclude_window && config.window > 1 && state.chunks() > 0 &&
+         full(state.lower, config.lower_layers, config.window - 1) && full(state.upper, config.upper_windows(), config.window - 1) &&
+         state.tail.defined() && state.tail.size(1) == config.upper_reach();
 }
 
 GraphDecoder::GraphDecoder(const Reader& reader, const ReaderState& state) : reader_(reader), state_(state.fork()) {
@@ -95,13 +95,14 @@ void GraphDecoder::step() {
   SegmentStart start(state_->end);
   if (config.positions == "rope") start.table = rotary_table(end_.position, 1, config.head_dim, config.rope_theta, end_.partial.scalar_type());
   end_.x = model.lower(model.embed(end_.best), start, &state_->lower, options.compute);
-  PagedAccess access(state_->memory);
+  PagedAccess access(state_->memory, {}, reader_.shares(*state_));
   end_.logits = model.logits(model.upper(end_.x, start, &access, &state_->upper, options, nullptr));
+  reader_.agree(end_.logits);
   end_step(end_);
 }
 
 void GraphDecoder::complete_chunk() {
-  state_->memory.append(reader_.model().encode_chunks(end_.partial, reader_.forward_options().compute));
+  if (state_->holds_end) state_->memory.append(reader_.model().encode_chunks(end_.partial, reader_.forward_options().compute));
   recorded_.reset();  // one chunk more in sight
 }
 

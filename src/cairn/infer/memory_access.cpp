@@ -38,19 +38,23 @@ Selection without_chunks(const Selection& selection, const std::vector<std::vect
   return {sorted, selection.score.gather(-1, best).gather(-1, order).masked_fill(sorted < 0, 0)};
 }
 
-PagedAccess::PagedAccess(const ChunkMemory& memory, AskOptions ask) : memory_(memory), ask_(std::move(ask)) {
+PagedAccess::PagedAccess(const ChunkMemory& memory, AskOptions ask, const MemoryShares& shares)
+    : memory_(memory), shares_(shares), ask_(std::move(ask)) {
+  if (ask_.want_mass && shares_.world != nullptr) throw UserError("attention masses need the whole memory in one process; start one only");
   if (ask_.want_mass && memory.chunks() > 0) all_ = memory.copy(memory.first_chunk(), memory.chunks());
 }
 
 Retrieved PagedAccess::retrieve(const at::Tensor& rq, int64_t top_k, const Visibility& visibility, RetrievalTrace*) {
   const int64_t more = most_excluded(ask_.excluded);
   Selection selection = memory_.select(rq, top_k + more, visibility);
+  if (shares_.world != nullptr) selection = merge_shares(selection, std::min(top_k + more, shares_.chunks), *shares_.world);
   if (more > 0) selection = without_chunks(selection, ask_.excluded, top_k);
   at::Tensor score = selection.score;
   return {std::move(selection), std::move(score)};
 }
 
 void PagedAccess::gather(const at::Tensor& index, at::Tensor* k, at::Tensor* v, at::Tensor* local_index) {
+  if (shares_.world != nullptr) return gather_shares(memory_, shares_, index, k, v, local_index);
   if (!all_.k.defined()) return memory_.gather(index, k, v, local_index);
   *k = all_.k;
   *v = all_.v;
@@ -58,7 +62,7 @@ void PagedAccess::gather(const at::Tensor& index, at::Tensor* k, at::Tensor* v, 
 }
 
 const ChunkPages* PagedAccess::pages() {
-  if (all_.k.defined() || memory_.chunks() == 0) return nullptr;
+  if (all_.k.defined() || memory_.chunks() == 0 || shares_.world != nullptr) return nullptr;
   if (pages_.k.empty()) pages_ = memory_.chunk_pages();
   return &pages_;
 }

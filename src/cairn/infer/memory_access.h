@@ -2,6 +2,7 @@
 #pragma once
 
 #include "cairn/infer/reader.h"
+#include "cairn/infer/shares.h"
 #include "cairn/memory/chunk_memory.h"
 #include "cairn/model/model.h"
 
@@ -9,7 +10,8 @@ namespace cairn {
 
 class PagedAccess final : public MemoryAccess {
  public:
-  explicit PagedAccess(const ChunkMemory& memory, AskOptions ask = {});  // the memory must outlive this
+  // The memory must outlive this; with shares.world it is this process's share.
+  explicit PagedAccess(const ChunkMemory& memory, AskOptions ask = {}, const MemoryShares& shares = {});
 
   Retrieved retrieve(const at::Tensor& rq, int64_t top_k, const Visibility& visibility, RetrievalTrace* trace) override;
   void gather(const at::Tensor& index, at::Tensor* k, at::Tensor* v, at::Tensor* local_index) override;
@@ -17,6 +19,7 @@ class PagedAccess final : public MemoryAccess {
 
  private:
   const ChunkMemory& memory_;
+  const MemoryShares shares_;
   AskOptions ask_;
   ChunkPages pages_;   // once asked for
   ChunkEncoding all_;  // of the whole memory, when masses are wanted

@@ -4,6 +4,7 @@
 #include <ATen/ops/cat.h>
 #include <ATen/ops/constant_pad_nd.h>
 #include <ATen/ops/empty.h>
+#include <ATen/ops/full.h>
 
 #include <algorithm>
 #include <utility>
@@ -81,7 +82,7 @@ void append_trace(Trace more, Trace* trace) {
 }
 
 ReaderState::ReaderState(const ModelConfig& config, int64_t batch, int64_t first_position)
-    : first(first_position), end(first_position), memory(config, batch, first_position / config.chunk) {
+    : first(first_position), end(first_position), memory(config, batch, first_position / config.chunk), chunk(config.chunk) {
   CAIRN_CHECK(first_position >= 0 && first_position % config.chunk == 0, "a text starts at a multiple of {}, not at {}", config.chunk,
               first_position);
 }
@@ -172,6 +173,7 @@ std::unique_ptr<State> Reader::new_state(int64_t batch) const { return new_reade
 std::unique_ptr<ReaderState> Reader::new_reader_state(int64_t batch, int64_t first_position) const {
   auto state = std::make_unique<ReaderState>(model_->config(), batch, first_position);
   state->memory.place_keys(options_.keys);
+  state->holds_end = world() == nullptr || world()->rank() + 1 == world()->size();
   return state;
 }
 
@@ -180,7 +182,7 @@ at::Tensor Reader::take_in(ReaderState& state, const at::Tensor& tokens) const {
   at::Tensor x = model_->lower(model_->embed(tokens), state.end, &state.lower, options_.compute);
   const at::Tensor pending = join(state.partial, x);
   const int64_t complete = pending.size(1) / chunk * chunk;
-  if (complete > 0) state.memory.append(model_->encode_chunks(pending.narrow(1, 0, complete), options_.compute));
+  if (complete > 0 && state.holds_end) state.memory.append(model_->encode_chunks(pending.narrow(1, 0, complete), options_.compute));
   state.partial = last_columns(pending, pending.size(1) - complete);
   const int64_t keep = model_->config().upper_reach();
   state.tail = last_columns(n >= keep ? x : join(state.tail, x), keep);
@@ -194,6 +196,7 @@ void Reader::read_blocks(ReaderState& state, int64_t count, const std::function<
   const int64_t chunk = model_->config().chunk;
   const int64_t block = std::max<int64_t>(1, segment_tokens() / state.batch() / chunk) * chunk;
   state.upper_valid = false;
+  if (world() != nullptr && state.end == state.first && count > 0) return read_share(state, count, block, tokens_at, progress);
   for (int64_t done = 0; done < count;) {
     // Blocks end at chunk ends, so that no midpoint state is moved but in the first and the last.
     const int64_t n = std::min(count - done, block - width(state.partial));
@@ -201,6 +204,52 @@ void Reader::read_blocks(ReaderState& state, int64_t count, const std::function<
     done += n;
     if (progress && !progress(done)) return;
   }
+}
+
+void Reader::read_share(ReaderState& state, int64_t count, int64_t block, const std::function<at::Tensor(int64_t, int64_t)>& tokens_at,
+                        const std::function<bool(int64_t)>& progress) const {
+  World& all = *world();
+  const ModelConfig& config = model_->config();
+  const int64_t blocks = (count + block - 1) / block, each = (blocks + all.size() - 1) / all.size(), last = (blocks - 1) / each;
+  const int64_t begin = std::min(all.rank() * each * block, count), stop = std::min(begin + each * block, count);
+  state.memory = ChunkMemory(config, state.batch(), (state.first + begin) / config.chunk);
+
+  // Blocks are cut as one process would cut them. Those in front of the share only run up: far enough that what they hand on is, bit for
+  // bit, what a reading from the start would have handed on.
+  const int64_t run_up = ((config.lower_reach() + config.upper_reach() + block - 1) / block + 1) * block;
+  bool stopped = false;
+  for (int64_t at = begin == stop ? stop : std::max<int64_t>(0, begin - run_up); at < stop && !stopped;) {
+    const int64_t n = std::min(block, stop - at);
+    state.end = state.first + at;
+    state.holds_end = at >= begin;
+    take_in(state, tokens_at(at, n));
+    at += n;
+    if (progress && at > begin) stopped = !progress(std::min(count, (at - begin) * all.size()));
+  }
+  at::Tensor stops = at::full({1}, stopped ? 1 : 0, at::kLong);
+  all.all_reduce_sum(stops);
+  if (stops.item<int64_t>() > 0) return;  // nobody goes on with half a text
+
+  // What lies behind the text, from the process that has read its end.
+  state.end = state.first + count;
+  state.holds_end = all.rank() + 1 == all.size();
+  state.lower.resize(static_cast<size_t>(config.lower_layers));
+  for (WindowCache& cache : state.lower) {
+    share_tensor(&cache.k, device(), last, all);
+    share_tensor(&cache.v, device(), last, all);
+  }
+  share_tensor(&state.partial, device(), last, all);
+  share_tensor(&state.tail, device(), last, all);
+}
+
+MemoryShares Reader::shares(const ReaderState& state) const {
+  const ModelConfig& config = model_->config();
+  CAIRN_CHECK(world() == nullptr || state.end / config.chunk < (int64_t{1} << 31), "{} chunks in shares", state.end / config.chunk);
+  return {world(), state.chunks(), config.chunk, config.memory_kv_heads, config.head_dim, options_.compute};
+}
+
+void Reader::agree(at::Tensor& logits) const {
+  if (World* all = world()) all->broadcast(logits, 0);
 }
 
 void Reader::read(State& state, const at::Tensor& tokens) const {
@@ -231,7 +280,7 @@ at::Tensor Reader::hidden_of(ReaderState& state, const at::Tensor& tokens, Trace
     state.upper.clear();
     x = join(before, take_in(state, tokens));
   }
-  PagedAccess access(state.memory, ask);
+  PagedAccess access(state.memory, ask, shares(state));
   MemoryAccess* memory = use_memory_ ? &access : nullptr;
   Trace all;
   ForwardOptions forward = forward_options();
@@ -264,7 +313,9 @@ at::Tensor Reader::advance_last(State& state, const at::Tensor& tokens, int64_t 
     const int64_t wanted = std::min(n, done + n - (count - rows));
     if (wanted > 0) logits.push_back(model_->logits(hidden.narrow(1, n - wanted, wanted)));
   }
-  return logits.size() == 1 ? logits[0] : at::cat(logits, 1);
+  at::Tensor all = logits.size() == 1 ? logits[0] : at::cat(logits, 1);
+  agree(all);
+  return all;
 }
 
 at::Tensor Reader::lower_states(int64_t batch, int64_t start, int64_t stop, const TokenFetch& fetch,
@@ -336,10 +387,16 @@ Reader::Replaced Reader::rewrite(ReaderState& state, int64_t begin, int64_t end,
   std::vector<WindowCache> caches;
   const at::Tensor x = lower_states(state.batch(), start, stop, fetch, &caches);
   if (end_chunk > first_chunk) {
-    replaced.first_chunk = first_chunk;
-    replaced.chunks = state.memory.copy(first_chunk, end_chunk - first_chunk);
-    state.memory.overwrite(
-        first_chunk, model_->encode_chunks(x.narrow(1, first_chunk * chunk - start, (end_chunk - first_chunk) * chunk), options_.compute));
+    const int64_t from = std::max(first_chunk, state.memory.first_chunk()), to = std::min(end_chunk, state.memory.end_chunk());
+    if (from < to) {  // those of them that are here
+      const ChunkEncoding fresh =
+          model_->encode_chunks(x.narrow(1, first_chunk * chunk - start, (end_chunk - first_chunk) * chunk), options_.compute);
+      const int64_t skip = from - first_chunk, n = to - from;
+      replaced.first_chunk = from;
+      replaced.chunks = state.memory.copy(from, n);
+      state.memory.overwrite(from, {fresh.landmarks.narrow(1, skip, n), fresh.k.narrow(1, skip * chunk, n * chunk),
+                                    fresh.v.narrow(1, skip * chunk, n * chunk)});
+    }
   }
   if (replaced.end_touched) {
     replaced.lower = std::exchange(state.lower, caches);

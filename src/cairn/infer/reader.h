@@ -18,6 +18,8 @@
 #include <span>
 #include <vector>
 
+#include "cairn/dist/world.h"
+#include "cairn/infer/shares.h"
 #include "cairn/memory/chunk_memory.h"
 #include "cairn/model/language_model.h"
 #include "cairn/model/model.h"
@@ -31,6 +33,7 @@ struct ReaderState final : State {
   int64_t position() const override { return end; }
   int64_t bytes() const override;
   int64_t batch() const { return memory.batch(); }
+  int64_t chunks() const { return end / chunk - first / chunk; }  // complete ones, of all shares
 
   // A state that goes on from here on its own while this one stays as it is; the memory read so far is shared. Do not rewrite() either
   // while both live.
@@ -47,7 +50,9 @@ struct ReaderState final : State {
   at::Tensor tail;                 // [B,<= upper_reach,d] fp32 midpoint states of the last tokens
   std::vector<WindowCache> upper;  // of the upper half; meaningful when upper_valid
   bool upper_valid = false, upper_with_memory = true;
-  ChunkMemory memory;
+  ChunkMemory memory;     // of all chunks, or of this process's share (ReaderOptions::world)
+  bool holds_end = true;  // chunks completed from here on go to this process
+  int64_t chunk = 64;     // S
 };
 
 struct ReaderOptions {
@@ -55,6 +60,9 @@ struct ReaderOptions {
   int64_t segment = 0;                  // tokens of a segment, all rows together; 0: chosen for the device
   int64_t top_k = 0;                    // 0: the configuration's
   KeysOn keys = KeysOn::kDevice;        // where the memories of new states keep keys and values
+  // Several processes that share the memory of every text: each reads and holds a part of the chunks. All of them make the same calls with
+  // the same texts, and get the same logits. Null or a world of one: all chunks are here. See docs/several-gpus.md.
+  std::shared_ptr<World> world = nullptr;
 };
 
 // How a question is asked, for diagnostics. Both hold for every row that the call runs through the upper half, so they are for states that
@@ -117,6 +125,11 @@ class Reader final : public LanguageModel {
   const Model& model() const { return *model_; }
   const ReaderOptions& options() const { return options_; }
   at::Device device() const;
+  // The processes that share memories; null if this one holds all.
+  World* world() const { return options_.world != nullptr && options_.world->size() > 1 ? options_.world.get() : nullptr; }
+  MemoryShares shares(const ReaderState& state) const;
+  // The same numbers in all of them, those of process 0, whatever rounding does; in place.
+  void agree(at::Tensor& logits) const;
 
   // Tokens before a token that its logits depend on when the memory is off.
   static int64_t floor_reach(const ModelConfig& config) { return config.lower_reach() + config.upper_windows() * (config.window - 1); }
@@ -137,6 +150,9 @@ class Reader final : public LanguageModel {
   at::Tensor hidden_of(ReaderState& state, const at::Tensor& tokens, Trace* trace, const AskOptions& ask) const;
   void read_blocks(ReaderState& state, int64_t count, const std::function<at::Tensor(int64_t, int64_t)>& tokens_at,
                    const std::function<bool(int64_t)>& progress) const;
+  // The first reading of a state by several processes, each its part.
+  void read_share(ReaderState& state, int64_t count, int64_t block, const std::function<at::Tensor(int64_t, int64_t)>& tokens_at,
+                  const std::function<bool(int64_t)>& progress) const;
   at::Tensor fetch_tokens(int64_t batch, int64_t begin, int64_t count, const TokenFetch& fetch) const;
 
   std::shared_ptr<const Model> model_;

@@ -31,6 +31,7 @@ struct ForwardOptions {
   double beta = 0;                      // share of the memory output that joins the residual stream
   int64_t top_k = 8;                    // N; >= C: all chunks
   uint64_t noise_key = 0;               // Gumbel noise on the choice; 0: none
+  int64_t noise_row = 0;                // number of row 0 among all sequences that the noise is drawn for
   bool want_mass = false;               // fill RetrievalTrace::lse (distillation)
   bool use_memory = true;               // false: the window-only floor (every memory output is 0)
   at::ScalarType compute = at::kFloat;  // dtype of matrix products and attention; residual stream and norms stay fp32

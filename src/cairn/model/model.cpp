@@ -17,14 +17,15 @@ namespace {
 // The memory of one training batch: three tensors, all scores at hand.
 class TrainingMemory : public MemoryAccess {
  public:
-  TrainingMemory(ChunkEncoding encoding, uint64_t noise_key) : encoding_(std::move(encoding)), noise_key_(noise_key) {}
+  TrainingMemory(ChunkEncoding encoding, uint64_t noise_key, int64_t noise_row)
+      : encoding_(std::move(encoding)), noise_key_(noise_key), noise_row_(noise_row) {}
 
   Retrieved retrieve(const at::Tensor& rq, int64_t top_k, const Visibility& visibility, RetrievalTrace* trace) override {
     Retrieved found;
     const at::Tensor score = landmark_scores(rq, encoding_.landmarks);
     // Each retrieval draws noise of its own.
     const uint64_t key = noise_key_ == 0 ? 0 : noise_key_ + 0x9e3779b97f4a7c15ULL * ++retrievals_;
-    found.selection = select_from_scores(score.detach(), top_k, visibility, key);
+    found.selection = select_from_scores(score.detach(), top_k, visibility, key, noise_row_);
     found.score = score.gather(-1, found.selection.index.clamp_min(0)) * (found.selection.index >= 0).to(score.scalar_type());
     if (trace != nullptr) trace->score = score;
     return found;
@@ -39,6 +40,7 @@ class TrainingMemory : public MemoryAccess {
  private:
   ChunkEncoding encoding_;
   uint64_t noise_key_ = 0, retrievals_ = 0;
+  int64_t noise_row_ = 0;
 };
 
 }  // namespace
@@ -128,7 +130,7 @@ ForwardResult Model::forward(const at::Tensor& tokens, const ForwardOptions& opt
   const int64_t C = x.size(1) / config_.chunk;
   ChunkEncoding encoding = encode_chunks(x.narrow(1, 0, C * config_.chunk), options.compute);
   result.trace.landmarks = encoding.landmarks;
-  TrainingMemory memory(std::move(encoding), options.noise_key);
+  TrainingMemory memory(std::move(encoding), options.noise_key, options.noise_row);
   result.hidden = upper(x, 0, &memory, nullptr, options, &result.trace);
   return result;
 }

@@ -17,13 +17,14 @@ namespace cairn {
 Batch Batch::to(at::Device device) const {
   if (device.is_cpu()) return *this;
   const auto move = [&](const at::Tensor& t) { return t.to(device, t.scalar_type(), /*non_blocking=*/true); };
-  return {move(tokens), move(target), move(weight), move(source), move(key), move(is_answer), move(task)};
+  return {move(tokens), move(target), move(weight), move(source), move(key), move(is_answer), move(task), first};
 }
 
 Batch make_batch(const TaskSet& tasks, const std::vector<std::string>& task_names, uint64_t seed, int64_t first, int64_t count,
                  int64_t length, int64_t chunk, bool pinned) {
   const auto options = [&](at::ScalarType dtype) { return at::TensorOptions().dtype(dtype).pinned_memory(pinned); };
   Batch batch;
+  batch.first = first;
   batch.tokens = at::empty({count, length}, options(at::kLong));
   batch.target = at::empty({count, length}, options(at::kLong));
   batch.weight = at::empty({count, length}, options(at::kFloat));

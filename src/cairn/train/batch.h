@@ -22,6 +22,7 @@ struct Batch {
   at::Tensor key;                     // int64 [B,L]: class of Sample::key, 1 .. kKeyClasses - 1; 0 = none
   at::Tensor is_answer;               // bool [B,L]
   at::Tensor task;                    // int64 [B]: number of the task in the loader's list
+  int64_t first = 0;                  // number of its first sample in the run
   Batch to(at::Device device) const;  // asynchronous from pinned memory
 };
 

@@ -81,47 +81,60 @@ nlohmann::json print_kernels(const std::map<std::string, KernelTime>& times, int
 
 void bench_train(const TrainConfig& config, const TrainRun& run, const BenchTrainOptions& options) {
   Stage stage(config, run);
-  require_memory(config, 1, stage.device);
+  World& world = *stage.world;
+  require_memory(config, world.size(), stage.device);
+  if (world.size() > 1) batch_plan(config, stage.materials, world, stage.device);  // refuses what cannot be dealt out
+  const bool first = world.rank() == 0;
   if (options.kernels && !stage.device.is_cuda()) throw UserError("--kernels needs --device cuda");
   stage.build(config);
-  nlohmann::json report = {
-      {"device", stage.device.str()}, {"batch_tokens", config.train.batch_tokens}, {"phases", nlohmann::json::array()}};
-  fmt::print("{:.2f}M parameters, {} tokens a step, {}, {}; median of {} steps\n",
-             static_cast<double>(config.model.parameter_count()) / 1e6, config.train.batch_tokens, config.train.precision,
-             stage.device.str(), options.steps);
-  fmt::print("{:>8} {:>6} {:>12} {:>10} {:>10} {:>10} {:>8} {:>12}\n", "length", "top_k", "tokens/s", "ms a step", "fastest", "memory", "TFLOP/s",
-             "utilisation");
+  nlohmann::json report = {{"device", stage.device.str()},
+                           {"batch_tokens", config.train.batch_tokens},
+                           {"processes", world.size()},
+                           {"phases", nlohmann::json::array()}};
+  if (first) {
+    fmt::print("{:.2f}M parameters, {} tokens a step{}, {}, {}; median of {} steps\n",
+               static_cast<double>(config.model.parameter_count()) / 1e6, config.train.batch_tokens,
+               world.size() > 1 ? fmt::format(" of {} processes", world.size()) : "", config.train.precision, stage.device.str(),
+               options.steps);
+    fmt::print("{:>8} {:>6} {:>12} {:>10} {:>10} {:>10} {:>8} {:>12}\n", "length", "top_k", "tokens/s", "ms a step", "fastest", "memory",
+               "TFLOP/s", "utilisation");
+  }
   double begin = 0;
   for (const Phase& phase : config.phases()) {
     const Moment moment = moment_of(config, phase, begin);
     begin = phase.end;
-    const Batch batch = stage.batch(config, std::max<int64_t>(1, config.train.batch_tokens / phase.length), phase.length);
+    const Batch batch = stage.batch(config, std::max<int64_t>(1, config.train.batch_tokens / phase.length / world.size()), phase.length);
     std::vector<double> seconds;
     reset_peak_memory(stage.device);
+    world.barrier();
     for (int64_t i = 0; i < kWarmUp + options.steps; ++i) {
       const auto start = std::chrono::steady_clock::now();
       stage.step(config, batch, moment);
       if (i >= kWarmUp) seconds.push_back(std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count());
     }
     std::sort(seconds.begin(), seconds.end());
-    const double median = seconds[seconds.size() / 2], rate = static_cast<double>(batch.tokens.numel()) / median;
+    const double median = seconds[seconds.size() / 2], rate = static_cast<double>(batch.tokens.numel() * world.size()) / median;
     const auto memory = device_memory(stage.device);
-    const double flops = training_flops(config, phase, batch.tokens.size(0)) * rate;  // a second
-    fmt::print("{:>8} {:>6} {:>12.0f} {:>10.2f} {:>10.2f} {:>10} {:>8.1f} {:>12}\n", phase.length,
-               phase.top_k == Phase::kAllChunks ? "all" : std::to_string(phase.top_k), rate, median * 1e3, seconds.front() * 1e3,
-               memory ? format_bytes(static_cast<double>(memory->peak)) : "-", flops * 1e-12,
-               options.peak > 0 ? fmt::format("{:.1f}%", flops * 1e-10 / options.peak) : "-");
+    // Of one process: FLOP a second and memory.
+    const int64_t sequences = batch.tokens.size(0) * world.size();
+    const double flops = training_flops(config, phase, sequences) * rate / static_cast<double>(world.size());
+    if (first)
+      fmt::print("{:>8} {:>6} {:>12.0f} {:>10.2f} {:>10.2f} {:>10} {:>8.1f} {:>12}\n", phase.length,
+                 phase.top_k == Phase::kAllChunks ? "all" : std::to_string(phase.top_k), rate, median * 1e3, seconds.front() * 1e3,
+                 memory ? format_bytes(static_cast<double>(memory->peak)) : "-", flops * 1e-12,
+                 options.peak > 0 ? fmt::format("{:.1f}%", flops * 1e-10 / options.peak) : "-");
     std::fflush(stdout);
     nlohmann::json line = {
         {"length", phase.length}, {"top_k", phase.top_k}, {"seconds", median}, {"fastest", seconds.front()}, {"tokens_per_second", rate}};
     line["flops_per_second"] = flops;
     if (memory) line["peak_bytes"] = memory->peak;
     if (options.kernels) {
-      line["kernels"] = print_kernels(watch([&] { stage.step(config, batch, moment); }), options.rows);
+      const auto times = watch([&] { stage.step(config, batch, moment); });
+      if (first) line["kernels"] = print_kernels(times, options.rows);
     }
     report["phases"].push_back(std::move(line));
   }
-  if (!options.json.empty()) write_file(options.json, report.dump(1) + "\n");
+  if (first && !options.json.empty()) write_file(options.json, report.dump(1) + "\n");
 }
 
 }  // namespace cairn

@@ -1,4 +1,5 @@
-// cairn bench train: tokens per second of the training step in every phase of a configuration, and where a step's time goes on a GPU.
+// cairn bench train: tokens per second of the training step in every phase of a configuration, all processes together, and where a step's
+// time goes on a GPU.
 #pragma once
 
 #include <string>

@@ -10,7 +10,6 @@
 #include <ATen/ops/zeros.h>
 
 #include <algorithm>
-#include <cstdlib>
 
 #include "cairn/core/error.h"
 #include "cairn/model/losses.h"
@@ -84,8 +83,7 @@ at::Device open_device(const std::string& name) {
     throw UserError(
         "no GPU can be used: either this program was built without CUDA (make build CUDA=1), or the machine has no working driver");
   }
-  const char* local = std::getenv("LOCAL_RANK");
-  return at::Device(at::kCUDA, static_cast<c10::DeviceIndex>(local == nullptr ? 0 : std::atoi(local)));
+  return local_gpu();
 }
 
 std::shared_ptr<Model> make_model(const TrainConfig& config, at::Device device) {

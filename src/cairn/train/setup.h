@@ -28,7 +28,7 @@ struct Materials {
 // UserError for files that are missing or do not fit (tokenizer against model.vocab, shards against the tokenizer).
 Materials open_materials(const TrainConfig& config);
 
-// The device if this program and machine have it. UserError otherwise. With several processes, the GPU is the one of LOCAL_RANK.
+// The device if this program and machine have it. UserError otherwise. With several processes the GPU is local_gpu().
 at::Device open_device(const std::string& name);
 
 // A freshly initialised network with gradients.

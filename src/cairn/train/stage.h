@@ -1,4 +1,4 @@
-// What dry runs, overfitting and benchmarks step with: one process, one batch, no files.
+// What dry runs, overfitting and benchmarks step with: one batch, no files.
 #pragma once
 
 #include <ATen/Parallel.h>
@@ -24,11 +24,10 @@ struct Stage {
   Materials materials;
   std::shared_ptr<Model> model;
   std::unique_ptr<Optimizer> optimizer;
-  std::shared_ptr<World> world = World::single();
+  std::shared_ptr<World> world;
 
-  Stage(const TrainConfig& config, const TrainRun& run) : device(open_device(run.device)) {
+  Stage(const TrainConfig& config, const TrainRun& run) : device(open_device(run.device)), world(run.world) {
     config.validate();
-    if (run.world->size() > 1) throw UserError("a rehearsal is for one process; unset WORLD_SIZE");
     if (run.threads > 0) at::set_num_threads(static_cast<int>(run.threads));
     if (device.is_cuda()) guard.reset_device(device);
     materials = open_materials(config);
@@ -37,17 +36,16 @@ struct Stage {
     model = make_model(config, device);
     optimizer = std::make_unique<Optimizer>(model->parameters(), config.train);
   }
-  // Returns the cross-entropy; waits for the device.
+  // Returns this process's share of the cross-entropy; waits for the device.
   double step(const TrainConfig& config, const Batch& batch, const Moment& moment) {
-    model->parameters()->zero_gradients();
-    const StepLosses losses = step_losses(*model, batch, moment, compute_type(config), config.train.gumbel ? 1 : 0, world);
-    losses.total.backward();
-    optimizer->step(moment.lr, losses.total);
+    const StepLosses losses = step_gradients(*model, batch, moment, config, world);
+    optimizer->step(moment.lr, global_loss(losses, *world));
     return losses.cross_entropy.item<double>();
   }
+  // So many sequences for each process, every one its own.
   Batch batch(const TrainConfig& config, int64_t sequences, int64_t length) const {
-    return make_batch(*materials.tasks, materials.task_names, static_cast<uint64_t>(config.train.seed), 0, sequences, length,
-                      config.model.chunk)
+    return make_batch(*materials.tasks, materials.task_names, static_cast<uint64_t>(config.train.seed), world->rank() * sequences,
+                      sequences, length, config.model.chunk)
         .to(device);
   }
 };

@@ -11,8 +11,14 @@
 #include <limits>
 
 #include "cairn/core/error.h"
+#include "cairn/core/random.h"
 
 namespace cairn {
+namespace {
+
+constexpr uint64_t kNoiseStream = 0x6e6f697365;  // Gumbel noise: one key a run
+
+}  // namespace
 
 StepLosses step_losses(const Model& model, const Batch& batch, const Moment& moment, at::ScalarType compute, uint64_t noise_key,
                        const std::shared_ptr<World>& world) {
@@ -22,6 +28,7 @@ StepLosses step_losses(const Model& model, const Batch& batch, const Moment& mom
   options.beta = moment.beta;
   options.top_k = moment.top_k;
   options.noise_key = moment.top_k >= moment.length / chunk ? 0 : noise_key;  // with all chunks there is no choice
+  options.noise_row = batch.first;
   options.want_mass = moment.distillation_weight > 0;
   options.compute = compute;
   ForwardResult forward = model.forward(batch.tokens, options);
@@ -43,6 +50,24 @@ StepLosses step_losses(const Model& model, const Batch& batch, const Moment& mom
   }
   losses.trace = std::move(forward.trace);
   return losses;
+}
+
+StepLosses step_gradients(const Model& model, const Batch& batch, const Moment& moment, const TrainConfig& config,
+                          const std::shared_ptr<World>& world) {
+  const uint64_t key = config.train.gumbel ? stream_key({static_cast<uint64_t>(config.train.seed), kNoiseStream}) | 1 : 0;
+  const at::ScalarType compute = config.train.precision == "bf16" ? at::kBFloat16 : at::kFloat;
+  model.parameters()->zero_gradients();
+  StepLosses losses = step_losses(model, batch, moment, compute, key, world);
+  losses.total.backward();
+  at::Tensor flat = model.parameters()->flat_gradient();
+  world->all_reduce_sum(flat);
+  return losses;
+}
+
+at::Tensor global_loss(const StepLosses& losses, World& world) {
+  at::Tensor loss = losses.total.detach().clone();
+  if (world.size() > 1) world.all_reduce_sum(loss);
+  return loss;
 }
 
 Measurement measure(const StepLosses& losses, const Batch& batch, const std::vector<std::string>& task_names, const ModelConfig& model,

@@ -13,6 +13,7 @@
 #include "cairn/model/losses.h"
 #include "cairn/model/model.h"
 #include "cairn/train/batch.h"
+#include "cairn/train/config.h"
 #include "cairn/train/schedule.h"
 
 namespace cairn {
@@ -24,9 +25,17 @@ struct StepLosses {
   Trace trace;
 };
 
-// noise_key 0: no Gumbel noise. compute: dtype of products.
+// noise_key 0: no Gumbel noise; the noise of a sample is a function of the key and its number in the run. compute: dtype of products.
 StepLosses step_losses(const Model& model, const Batch& batch, const Moment& moment, at::ScalarType compute, uint64_t noise_key,
                        const std::shared_ptr<World>& world);
+
+// The gradients of one optimizer step in model.parameters()->flat_gradient(): forward, backward, sum over processes. The noise depends on
+// train.seed and the samples' numbers alone, so any number of processes gives the same gradients up to rounding.
+StepLosses step_gradients(const Model& model, const Batch& batch, const Moment& moment, const TrainConfig& config,
+                          const std::shared_ptr<World>& world);
+
+// The loss of the global batch, for the guard of the optimizer. Scalar, detached.
+at::Tensor global_loss(const StepLosses& losses, World& world);
 
 struct Measurement {
   double loss = 0, cross_entropy = 0, route = 0, distillation = 0;

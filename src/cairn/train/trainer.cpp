@@ -15,7 +15,6 @@
 
 #include "cairn/core/error.h"
 #include "cairn/core/progress.h"
-#include "cairn/core/random.h"
 #include "cairn/train/checkpoint.h"
 #include "cairn/train/estimate.h"
 #include "cairn/train/journal.h"
@@ -24,8 +23,6 @@
 
 namespace cairn {
 namespace {
-
-constexpr uint64_t kNoiseStream = 0x6e6f697365;  // Gumbel noise: one key a step and process
 
 std::string summary(const TrainConfig& config, const TrainRun& run, const Parameters& parameters, at::Device device,
                     const RunState& state) {
@@ -57,26 +54,6 @@ ModelConfig model_now(const TrainConfig& config, const Moment& moment) {
   model.alpha = moment.alpha;
   model.beta = moment.beta;
   return model;
-}
-
-// One optimizer step's gradients: forward, backward, sum over processes.
-StepLosses gradients(const Model& model, const Batch& batch, const Moment& moment, const TrainConfig& config, int64_t step,
-                     const std::shared_ptr<World>& world) {
-  const uint64_t key = stream_key(
-      {static_cast<uint64_t>(config.train.seed), kNoiseStream, static_cast<uint64_t>(step), static_cast<uint64_t>(world->rank())});
-  model.parameters()->zero_gradients();
-  StepLosses losses = step_losses(model, batch, moment, compute_type(config), config.train.gumbel ? key | 1 : 0, world);
-  losses.total.backward();
-  at::Tensor flat = model.parameters()->flat_gradient();
-  world->all_reduce_sum(flat);
-  return losses;
-}
-
-// The loss of the global batch, for the guard of the optimizer.
-at::Tensor global_loss(const StepLosses& losses, World& world) {
-  at::Tensor loss = losses.total.detach().clone();
-  if (world.size() > 1) world.all_reduce_sum(loss);
-  return loss;
 }
 
 }  // namespace
@@ -174,7 +151,7 @@ TrainResult train(const TrainConfig& config, const TrainRun& run) {
 
     // Step.
     const Batch batch = loader.next(state.step, moment.length).to(device);
-    const StepLosses losses = gradients(*model, batch, moment, config, state.step, run.world);
+    const StepLosses losses = step_gradients(*model, batch, moment, config, run.world);
     optimizer.step(moment.lr, global_loss(losses, world));
     ++state.step;
     state.tokens += loader.sequences(moment.length) * world.size() * moment.length;

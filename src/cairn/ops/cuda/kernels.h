@@ -39,7 +39,8 @@ struct CudaKernels {
 
   // The choice from given fp32 scores [B,L,Q,C] (select_from_scores), 1 <= n < C.
   bool (*select_given_supports)(const at::Tensor& score, int64_t n) = nullptr;
-  Selection (*select_given)(const at::Tensor& score, int64_t n, const Visibility& visibility, uint64_t noise_key) = nullptr;
+  Selection (*select_given)(const at::Tensor& score, int64_t n, const Visibility& visibility, uint64_t noise_key,
+                            int64_t first_row) = nullptr;
 
   // RMSNorm of x [B,L,H,D] with one weight [D], rotated where tables of angles [L, D/2] are given (ops/norm/fused.h); the backward makes
   // the statistics again.

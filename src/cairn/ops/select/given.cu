@@ -39,7 +39,7 @@ __global__ void __launch_bounds__(kThreads) given_kernel(const __grid_constant__
     const float* score = p.score + row * p.chunks;
     uint64_t h = 0;
     if (p.quantiles != nullptr) {
-      h = mix(static_cast<uint64_t>(b) * kOdd ^ p.noise_key);
+      h = mix(static_cast<uint64_t>(p.noise_row + b) * kOdd ^ p.noise_key);
       h = mix(h + static_cast<uint64_t>(p.noise_position + t) * kOdd);
       h = mix(h + static_cast<uint64_t>(q) * kOdd);
     }

@@ -14,7 +14,7 @@ bool supports(const at::Tensor& score, int64_t n) {
          score.size(3) <= select_cuda::kMostGivenChunks;
 }
 
-Selection select(const at::Tensor& score_in, int64_t n, const Visibility& visibility, uint64_t noise_key) {
+Selection select(const at::Tensor& score_in, int64_t n, const Visibility& visibility, uint64_t noise_key, int64_t first_row) {
   const c10::cuda::CUDAGuard guard(score_in.device());
   const at::Tensor score = score_in.contiguous();
   const int64_t B = score.size(0), L = score.size(1), Q = score.size(2);
@@ -29,7 +29,7 @@ Selection select(const at::Tensor& score_in, int64_t n, const Visibility& visibi
   if (noise_key != 0) {
     table = gumbel_quantiles(score.device());
     p.quantiles = table.const_data_ptr<float>();
-    p.noise_key = noise_key, p.noise_position = visibility.first_position;
+    p.noise_key = noise_key, p.noise_row = first_row, p.noise_position = visibility.first_position;
   }
   p.index = out.index.mutable_data_ptr<int64_t>();
   p.chosen_score = out.score.mutable_data_ptr<float>();

@@ -69,7 +69,7 @@ struct GivenParams {
   int64_t position, chunk, first_chunk;  // as in Params
   const float* quantiles;                // [2^16] of the Gumbel distribution, or null: no noise
   uint64_t noise_key;
-  int64_t noise_position;  // of row 0
+  int64_t noise_row, noise_position;  // of the first sequence and its row 0
   int64_t* index;          // [count][n], nearest first, -1 unused
   float* chosen_score;     // [count][n], 0 where unused
 };

@@ -44,15 +44,15 @@ at::Tensor gumbel_quantiles(at::Device device) {
 }
 
 at::Tensor gumbel_noise(uint64_t key, int64_t B, int64_t L, int64_t Q, int64_t C, int64_t first_position, int64_t first_chunk,
-                        at::Device device) {
+                        at::Device device, int64_t first_row) {
   const auto numbers = [&](int64_t first, int64_t count) {
     return at::arange(first, first + count, at::TensorOptions(at::kLong).device(device));
   };
   const int64_t odd = static_cast<int64_t>(0x9E3779B97F4A7C15ull);
-  at::Tensor h = mix(numbers(0, B).mul(odd).bitwise_xor(static_cast<int64_t>(key)));  // [B]
-  h = mix(h.unsqueeze(-1) + numbers(first_position, L).mul(odd));                     // [B,L]
-  h = mix(h.unsqueeze(-1) + numbers(0, Q).mul(odd));                                  // [B,L,Q]
-  h = mix(h.unsqueeze(-1) + numbers(first_chunk, C).mul(odd));                        // [B,L,Q,C]
+  at::Tensor h = mix(numbers(first_row, B).mul(odd).bitwise_xor(static_cast<int64_t>(key)));  // [B]
+  h = mix(h.unsqueeze(-1) + numbers(first_position, L).mul(odd));                             // [B,L]
+  h = mix(h.unsqueeze(-1) + numbers(0, Q).mul(odd));                                          // [B,L,Q]
+  h = mix(h.unsqueeze(-1) + numbers(first_chunk, C).mul(odd));                                // [B,L,Q,C]
   const at::Tensor level = h.bitwise_right_shift(64 - kLevelBits).bitwise_and((int64_t{1} << kLevelBits) - 1);
   return gumbel_quantiles(device).index_select(0, level.flatten()).view({B, L, Q, C});
 }

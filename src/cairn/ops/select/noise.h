@@ -7,10 +7,10 @@
 
 namespace cairn {
 
-// fp32 [B,L,Q,C] of -log(Exp(1)): element (b,t,q,i) is a function of (key, b, first_position + t, q, first_chunk + i) alone, the same
-// numbers on every device and for every thread count.
+// fp32 [B,L,Q,C] of -log(Exp(1)): element (b,t,q,i) is a function of (key, first_row + b, first_position + t, q, first_chunk + i) alone,
+// the same numbers on every device and for every thread count. first_row: number of row 0 among all sequences that the key is for.
 at::Tensor gumbel_noise(uint64_t key, int64_t B, int64_t L, int64_t Q, int64_t C, int64_t first_position, int64_t first_chunk,
-                        at::Device device);
+                        at::Device device, int64_t first_row = 0);
 
 // fp32 [2^16] on `device`: what the noise is looked up in.
 at::Tensor gumbel_quantiles(at::Device device);

@@ -4,6 +4,7 @@
 #include <ATen/ops/arange.h>
 #include <ATen/ops/bmm.h>
 #include <ATen/ops/cat.h>
+#include <ATen/ops/constant_pad_nd.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/full.h>
 #include <ATen/ops/matmul.h>
@@ -46,14 +47,18 @@ at::Tensor visible_counts(int64_t rows, int64_t chunks, const Visibility& v, at:
 }
 
 constexpr int64_t kSignFlip = 0x7fffffff;
+constexpr int64_t kNoKey = std::numeric_limits<int64_t>::min();  // below every score's key
 
 // fp32 scores -> int64 keys that compare like (score, chunk number): equal scores fall to the more recent chunk, no two keys of a row are
 // equal, so any top-k on any device gives the same answer. Adding 0 makes -0 and +0 one score.
-at::Tensor make_keys(const at::Tensor& score, int64_t first) {
+at::Tensor keys_of(const at::Tensor& score, const at::Tensor& number) {
   const at::Tensor bits = (score + 0.0).contiguous().view(at::kInt);
   const at::Tensor ordered = bits.bitwise_xor(bits.bitwise_right_shift(31).bitwise_and(kSignFlip));
-  const at::Tensor number = at::arange(first, first + score.size(-1), score.options().dtype(at::kLong));
   return ordered.to(at::kLong).mul(int64_t{1} << 32) + number;
+}
+
+at::Tensor make_keys(const at::Tensor& score, int64_t first) {
+  return keys_of(score, at::arange(first, first + score.size(-1), score.options().dtype(at::kLong)));
 }
 
 at::Tensor number_of(const at::Tensor& keys) { return keys.bitwise_and(int64_t{0xffffffff}); }
@@ -147,7 +152,8 @@ at::Tensor landmark_scores(const at::Tensor& rq, const at::Tensor& landmarks) {
   return at::matmul(scaled.transpose(1, 2), landmarks.to(work).permute({0, 2, 3, 1})).transpose(1, 2).contiguous();
 }
 
-Selection select_from_scores(const at::Tensor& score_in, int64_t top_k, const Visibility& visibility, uint64_t noise_key) {
+Selection select_from_scores(const at::Tensor& score_in, int64_t top_k, const Visibility& visibility, uint64_t noise_key,
+                             int64_t first_row) {
   CAIRN_CHECK(score_in.dim() == 4 && top_k >= 0, "score has {} dimensions, top_k {}", score_in.dim(), top_k);
   check_visibility(visibility);
   const at::Tensor clean = score_in.detach();
@@ -155,7 +161,7 @@ Selection select_from_scores(const at::Tensor& score_in, int64_t top_k, const Vi
   CAIRN_CHECK(C < (int64_t{1} << 31), "{} chunks", C);
   const CudaKernels* kernels = clean.is_cuda() && n < C && n > 0 ? cuda_kernels() : nullptr;
   if (kernels != nullptr && kernels->select_given_supports != nullptr && kernels->select_given_supports(clean, n)) {
-    return kernels->select_given(clean, n, visibility, noise_key);
+    return kernels->select_given(clean, n, visibility, noise_key, first_row);
   }
   const at::Tensor counts = visible_counts(L, C, visibility, clean.device());
   Selection out;
@@ -164,7 +170,7 @@ Selection select_from_scores(const at::Tensor& score_in, int64_t top_k, const Vi
   } else {
     at::Tensor score = clean.scalar_type() == at::kDouble ? clean : clean.to(at::kFloat);
     if (noise_key != 0) {
-      score = score + gumbel_noise(noise_key, B, L, Q, C, visibility.first_position, visibility.first_chunk, clean.device());
+      score = score + gumbel_noise(noise_key, B, L, Q, C, visibility.first_position, visibility.first_chunk, clean.device(), first_row);
     }
     score = masked(score, 0, counts);
     at::Tensor number;
@@ -182,6 +188,21 @@ Selection select_from_scores(const at::Tensor& score_in, int64_t top_k, const Vi
 
 Selection select_chunks(const at::Tensor& rq, const at::Tensor& landmarks, int64_t top_k, const Visibility& visibility) {
   return select_chunks(rq, std::vector<at::Tensor>{landmarks}, top_k, visibility);
+}
+
+at::Tensor selection_keys(const Selection& selection, int64_t slots) {
+  const at::Tensor& index = selection.index;
+  CAIRN_CHECK(index.dim() == 4 && index.size(3) <= slots, "a selection of {} slots in {}", index.size(3), slots);
+  const at::Tensor keys = keys_of(selection.score, index).masked_fill(index.lt(0), kNoKey);
+  return at::constant_pad_nd(keys, {0, slots - index.size(3)}, kNoKey);
+}
+
+Selection selection_of_keys(const at::Tensor& keys, int64_t n) {
+  CAIRN_CHECK(keys.dim() == 4 && keys.size(3) >= n, "{} of {} keys", n, keys.size(3));
+  const at::Tensor best = best_keys(keys, n);
+  const at::Tensor number = number_of(best).masked_fill(best.eq(kNoKey), -1);
+  const auto [index, order] = number.sort(-1, /*descending=*/true);
+  return {index, score_of(best.gather(-1, order)).masked_fill(index.lt(0), 0)};
 }
 
 namespace {
