@@ -95,18 +95,19 @@ struct HsaNode : torch::autograd::Function<HsaNode> {
     ctx->save_for_backward({q, k, v, index, weight});
     ctx->saved_data["chunk"] = chunk;
     ctx->saved_data["off_by_one"] = off_by_one;
+    ctx->saved_data["return_lse"] = return_lse;
     ctx->set_materialize_grads(false);
     const auto [o, lse] = call_forward(q, k, v, index, weight, chunk, off_by_one, return_lse, check_index);
-    if (!return_lse) ctx->mark_non_differentiable({lse});
-    return {o, lse};
+    return {o, lse};  // none is marked as not differentiable: compiled autograd does not know that
   }
 
   static variable_list backward(AutogradContext* ctx, const variable_list& grads) {
     variable_list out(9);
-    if (!grads[0].defined() && !grads[1].defined()) return out;
+    const bool has_lse = grads[1].defined() && ctx->saved_data["return_lse"].toBool();
+    if (!grads[0].defined() && !has_lse) return out;
     const variable_list saved = ctx->get_saved_variables();
     const Tensor grad_o = grads[0].defined() ? grads[0] : at::zeros_like(saved[0]);
-    const std::optional<Tensor> grad_lse = grads[1].defined() ? std::optional<Tensor>(grads[1]) : std::nullopt;
+    const std::optional<Tensor> grad_lse = has_lse ? std::optional<Tensor>(grads[1]) : std::nullopt;
     // The forward has checked the indices if that was asked for.
     std::tie(out[0], out[1], out[2], out[4]) =
         call_backward(grad_o, grad_lse, saved[0], saved[1], saved[2], saved[3], saved[4], ctx->saved_data["chunk"].toInt(),

@@ -138,7 +138,6 @@ struct SelectNode : torch::autograd::Function<SelectNode> {
     const auto [score, index] = call_forward(rq, landmarks, top_k, chunk, first_position, first_chunk, exclude_window, noise_key);
     ctx->save_for_backward({rq, landmarks, index});
     ctx->set_materialize_grads(false);
-    ctx->mark_non_differentiable({index});
     return {score, index};
   }
 
