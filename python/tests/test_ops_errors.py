@@ -87,6 +87,7 @@ class Errors(OpsTest):
                 bad["index"][1, 3, 0, 0] = -2
                 with self.assertRaisesRegex(ValueError, "argument index holds -2"):
                     call()
+                bad["index"][1, 3, 0] = -1
                 bad["index"][1, 3, 0, :2] = 1
                 with self.assertRaisesRegex(ValueError, r"names chunk 1 twice in row \[b 1, t 3, group 0\]"):
                     call()
