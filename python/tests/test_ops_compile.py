@@ -154,7 +154,7 @@ class Compile(OpsTest):
         torch.testing.assert_close(program.module()(x), layer(x))
 
     def test_autocast(self) -> None:
-        layer = MemoryAttention(32, heads=4, head_dim=32, chunk=16, top_k=3).to(DEVICE)
+        layer = MemoryAttention(32, heads=4, head_dim=32, chunk=16, top_k=4).to(DEVICE)  # all chunks: no choice between equals
         x = torch.randn(2, 70, 32, device=DEVICE)
         want = layer(x)
         for dtype in (torch.bfloat16, torch.float16):
