@@ -32,12 +32,14 @@ Outputs forward(const Tensor& q, const Tensor& k, const Tensor& v, const Tensor&
   const HsaArguments arguments{"cairn::hsa", q, k, v, index, weight, chunk};
   arguments.check();
   arguments.check_index(check_index);
-  const int64_t B = q.size(0), L = q.size(1), H = q.size(2);
-  const auto lse_options = q.options().dtype(lse_type(q));
-  if (arguments.nothing_to_do())
-    return {at::zeros(q.sizes(), q.options()), at::zeros({B, L, H, return_lse ? index.size(3) : 0}, lse_options)};
-  const HsaOutput out = hsa_forward(q, k, v, index, weight, chunk, off_by_one, return_lse);
-  return {plain(out.o), return_lse ? plain(out.lse) : at::empty({B, L, H, 0}, lse_options)};
+  return named(arguments, [&]() -> Outputs {
+    const int64_t B = q.size(0), L = q.size(1), H = q.size(2);
+    const auto lse_options = q.options().dtype(lse_type(q));
+    if (arguments.nothing_to_do())
+      return {at::zeros(q.sizes(), q.options()), at::zeros({B, L, H, return_lse ? index.size(3) : 0}, lse_options)};
+    const HsaOutput out = hsa_forward(q, k, v, index, weight, chunk, off_by_one, return_lse);
+    return {plain(out.o), return_lse ? plain(out.lse) : at::empty({B, L, H, 0}, lse_options)};
+  });
 }
 
 Outputs forward_meta(const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& index, const Tensor& weight, int64_t chunk, bool,
@@ -56,12 +58,14 @@ Gradients backward(const Tensor& grad_o, const std::optional<Tensor>& grad_lse, 
   arguments.check();
   arguments.check_grads(grad_o, grad);
   arguments.check_index(check_index);
-  if (arguments.nothing_to_do()) {
-    return {at::zeros(q.sizes(), q.options()), at::zeros(k.sizes(), k.options()), at::zeros(v.sizes(), v.options()),
-            at::zeros(weight.sizes(), weight.options())};
-  }
-  const HsaGradients d = hsa_backward(grad_o.to(q.scalar_type()), grad, q, k, v, index, weight, chunk, off_by_one);
-  return {plain(d.q), plain(d.k), plain(d.v), plain(d.weight)};
+  return named(arguments, [&]() -> Gradients {
+    if (arguments.nothing_to_do()) {
+      return {at::zeros(q.sizes(), q.options()), at::zeros(k.sizes(), k.options()), at::zeros(v.sizes(), v.options()),
+              at::zeros(weight.sizes(), weight.options())};
+    }
+    const HsaGradients d = hsa_backward(grad_o.to(q.scalar_type()), grad, q, k, v, index, weight, chunk, off_by_one);
+    return {plain(d.q), plain(d.k), plain(d.v), plain(d.weight)};
+  });
 }
 
 Gradients backward_meta(const Tensor& grad_o, const std::optional<Tensor>& grad_lse, const Tensor& q, const Tensor& k, const Tensor& v,
