@@ -100,9 +100,9 @@ def memory_attention(table: Table, rows: int, slots: int) -> None:
     whole = torch.compile(lambda q, k, v, index, weight: ops.hsa(q, k, v, index, weight, S), fullgraph=True, dynamic=False)
     for how, run in (
         ("torch.ops.cairn", ours),
-        ("torch.ops.cairn, compiled", lambda: whole(q, k, v, index, weight)),
+        ("torch.ops.cairn compiled", lambda: whole(q, k, v, index, weight)),
         ("plain", direct),
-        ("plain, compiled", lambda: compiled(q, k, v, index, weight)),
+        ("plain compiled", lambda: compiled(q, k, v, index, weight)),
     ):
         try:
             forward, backward, peak, out = measure(run, leaves, cotangent)

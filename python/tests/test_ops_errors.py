@@ -87,6 +87,7 @@ class Errors(OpsTest):
                 bad["index"][1, 3, 0, 0] = -2
                 with self.assertRaisesRegex(ValueError, "argument index holds -2"):
                     call()
+                bad["index"][1, 3, 0] = -1
                 bad["index"][1, 3, 0, :2] = 1
                 with self.assertRaisesRegex(ValueError, r"names chunk 1 twice in row \[b 1, t 3, group 0\]"):
                     call()
@@ -129,6 +130,16 @@ class Errors(OpsTest):
         refuse("rq has dtype Half; expected", TypeError, rq=lambda t: t.half())
         refuse("landmarks has dtype Long; expected Float or BFloat16", TypeError, landmarks=lambda t: t.long())
         refuse("landmarks has dtype Float; expected Double, that of rq", TypeError, rq=lambda t: t.double())
+
+    def test_memory_that_is_not_there(self) -> None:
+        """The error says which operator; the next call works."""
+        for dtype in (torch.float32, torch.bfloat16):
+            x = operands(dtype=dtype)
+            far = dict(x, k=x["k"][:, :1].expand(-1, 2**50, -1, -1), v=x["v"][:, :1].expand(-1, 2**50, -1, -1))
+            pattern = r"cairn::hsa with q \[2, 6, 4, 8\], k \[2, 1125899906842624, 2, 8\], index \[2, 6, 2, 3\], chunk 4"
+            with self.assertRaisesRegex(RuntimeError, pattern):
+                ops.hsa(**far)
+            ops.hsa(**x)
 
     def test_no_tensor(self) -> None:
         for call in (lambda: ops.hsa(1, 2, 3, 4, 5, 6), lambda: ops.select(None, None, 1, 1)):  # type: ignore[arg-type]

@@ -113,6 +113,11 @@ void HsaArguments::check_index(bool whole) const {
   }
 }
 
+std::string HsaArguments::describe() const {
+  return c10::str("in ", op, " with q ", q.sym_sizes(), ", k ", k.sym_sizes(), ", index ", index.sym_sizes(), ", chunk ", chunk, ", ",
+                  q.scalar_type(), " on ", q.device());
+}
+
 bool HsaArguments::nothing_to_do() const { return index.size(0) * index.size(1) * index.size(3) == 0 || k.size(1) < chunk; }
 
 void SelectArguments::check() const {
@@ -142,6 +147,11 @@ void SelectArguments::check_numbers(int64_t top_k, int64_t chunk, const c10::Sym
                     "; expected the number of landmark 0, at least 0");
   TORCH_CHECK_VALUE(exclude_window >= 0 && exclude_window < kFarthest, op, ": argument exclude_window is ", exclude_window,
                     "; expected the tokens of a window, or 0 for none");
+}
+
+std::string SelectArguments::describe() const {
+  return c10::str("in ", op, " with rq ", rq.sym_sizes(), ", landmarks ", landmarks.sym_sizes(), ", ", rq.scalar_type(), " on ",
+                  rq.device());
 }
 
 void SelectArguments::check_saved(const at::Tensor& grad_score, const at::Tensor& index) const {

@@ -6,10 +6,23 @@
 
 #include <ATen/core/Tensor.h>
 #include <c10/core/SymInt.h>
+#include <c10/util/Exception.h>
 
 #include <cstdint>
+#include <string>
 
 namespace cairn::pytorch {
+
+// fn(); an error inside it (memory that is not there, above all) also says which operator had which operands.
+template <typename Arguments, typename Fn>
+auto named(const Arguments& arguments, const Fn& fn) {
+  try {
+    return fn();
+  } catch (c10::Error& error) {
+    error.add_context(arguments.describe());
+    throw;
+  }
+}
 
 // The operands of memory attention (ops/hsa/hsa.h).
 struct HsaArguments {
@@ -23,6 +36,7 @@ struct HsaArguments {
   void check_index(bool whole) const;
 
   c10::SymInt slots() const { return index.sym_size(3); }
+  std::string describe() const;
   bool nothing_to_do() const;  // no row, no slot or no chunk: o and all gradients are 0
 };
 
@@ -34,6 +48,7 @@ struct SelectArguments {
   void check() const;
   void check_numbers(int64_t top_k, int64_t chunk, const c10::SymInt& first_position, const c10::SymInt& first_chunk,
                      const c10::SymInt& exclude_window) const;
+  std::string describe() const;
   void check_saved(const at::Tensor& grad_score, const at::Tensor& index) const;  // of the backward
 };
 

@@ -32,12 +32,14 @@ Outputs forward(const Tensor& q, const Tensor& k, const Tensor& v, const Tensor&
   const HsaArguments arguments{"cairn::hsa", q, k, v, index, weight, chunk};
   arguments.check();
   arguments.check_index(check_index);
-  const int64_t B = q.size(0), L = q.size(1), H = q.size(2);
-  const auto lse_options = q.options().dtype(lse_type(q));
-  if (arguments.nothing_to_do())
-    return {at::zeros(q.sizes(), q.options()), at::zeros({B, L, H, return_lse ? index.size(3) : 0}, lse_options)};
-  const HsaOutput out = hsa_forward(q, k, v, index, weight, chunk, off_by_one, return_lse);
-  return {plain(out.o), return_lse ? plain(out.lse) : at::empty({B, L, H, 0}, lse_options)};
+  return named(arguments, [&]() -> Outputs {
+    const int64_t B = q.size(0), L = q.size(1), H = q.size(2);
+    const auto lse_options = q.options().dtype(lse_type(q));
+    if (arguments.nothing_to_do())
+      return {at::zeros(q.sizes(), q.options()), at::zeros({B, L, H, return_lse ? index.size(3) : 0}, lse_options)};
+    const HsaOutput out = hsa_forward(q, k, v, index, weight, chunk, off_by_one, return_lse);
+    return {plain(out.o), return_lse ? plain(out.lse) : at::empty({B, L, H, 0}, lse_options)};
+  });
 }
 
 Outputs forward_meta(const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& index, const Tensor& weight, int64_t chunk, bool,
@@ -56,12 +58,14 @@ Gradients backward(const Tensor& grad_o, const std::optional<Tensor>& grad_lse, 
   arguments.check();
   arguments.check_grads(grad_o, grad);
   arguments.check_index(check_index);
-  if (arguments.nothing_to_do()) {
-    return {at::zeros(q.sizes(), q.options()), at::zeros(k.sizes(), k.options()), at::zeros(v.sizes(), v.options()),
-            at::zeros(weight.sizes(), weight.options())};
-  }
-  const HsaGradients d = hsa_backward(grad_o.to(q.scalar_type()), grad, q, k, v, index, weight, chunk, off_by_one);
-  return {plain(d.q), plain(d.k), plain(d.v), plain(d.weight)};
+  return named(arguments, [&]() -> Gradients {
+    if (arguments.nothing_to_do()) {
+      return {at::zeros(q.sizes(), q.options()), at::zeros(k.sizes(), k.options()), at::zeros(v.sizes(), v.options()),
+              at::zeros(weight.sizes(), weight.options())};
+    }
+    const HsaGradients d = hsa_backward(grad_o.to(q.scalar_type()), grad, q, k, v, index, weight, chunk, off_by_one);
+    return {plain(d.q), plain(d.k), plain(d.v), plain(d.weight)};
+  });
 }
 
 Gradients backward_meta(const Tensor& grad_o, const std::optional<Tensor>& grad_lse, const Tensor& q, const Tensor& k, const Tensor& v,
@@ -95,18 +99,19 @@ struct HsaNode : torch::autograd::Function<HsaNode> {
     ctx->save_for_backward({q, k, v, index, weight});
     ctx->saved_data["chunk"] = chunk;
     ctx->saved_data["off_by_one"] = off_by_one;
+    ctx->saved_data["return_lse"] = return_lse;
     ctx->set_materialize_grads(false);
     const auto [o, lse] = call_forward(q, k, v, index, weight, chunk, off_by_one, return_lse, check_index);
-    if (!return_lse) ctx->mark_non_differentiable({lse});
-    return {o, lse};
+    return {o, lse};  // none is marked as not differentiable: compiled autograd does not know that
   }
 
   static variable_list backward(AutogradContext* ctx, const variable_list& grads) {
     variable_list out(9);
-    if (!grads[0].defined() && !grads[1].defined()) return out;
+    const bool has_lse = grads[1].defined() && ctx->saved_data["return_lse"].toBool();
+    if (!grads[0].defined() && !has_lse) return out;
     const variable_list saved = ctx->get_saved_variables();
     const Tensor grad_o = grads[0].defined() ? grads[0] : at::zeros_like(saved[0]);
-    const std::optional<Tensor> grad_lse = grads[1].defined() ? std::optional<Tensor>(grads[1]) : std::nullopt;
+    const std::optional<Tensor> grad_lse = has_lse ? std::optional<Tensor>(grads[1]) : std::nullopt;
     // The forward has checked the indices if that was asked for.
     std::tie(out[0], out[1], out[2], out[4]) =
         call_backward(grad_o, grad_lse, saved[0], saved[1], saved[2], saved[3], saved[4], ctx->saved_data["chunk"].toInt(),

@@ -39,25 +39,27 @@ Pair forward(const Tensor& rq, const Tensor& landmarks, int64_t top_k, int64_t c
   const SelectArguments arguments{"cairn::select", rq, landmarks};
   arguments.check();
   arguments.check_numbers(top_k, chunk, first_position, first_chunk, exclude_window);
-  Visibility visibility;
-  visibility.chunk = chunk;
-  visibility.first_position = first_position.guard_int(__FILE__, __LINE__);
-  visibility.first_chunk = first_chunk.guard_int(__FILE__, __LINE__);
-  visibility.exclude_window = exclude_window.guard_int(__FILE__, __LINE__);
-  const auto key = static_cast<uint64_t>(noise_key.guard_int(__FILE__, __LINE__));
-  const int64_t B = rq.size(0), L = rq.size(1), Q = rq.size(2), C = landmarks.size(1);
-  const auto options = rq.options().dtype(work_type(rq));
-  if (B * L * C == 0) return {at::zeros({B, L, Q, top_k}, options), at::full({B, L, Q, top_k}, -1, options.dtype(at::kLong))};
+  return named(arguments, [&]() -> Pair {
+    Visibility visibility;
+    visibility.chunk = chunk;
+    visibility.first_position = first_position.expect_int();
+    visibility.first_chunk = first_chunk.expect_int();
+    visibility.exclude_window = exclude_window.expect_int();
+    const auto key = static_cast<uint64_t>(noise_key.expect_int());
+    const int64_t B = rq.size(0), L = rq.size(1), Q = rq.size(2), C = landmarks.size(1);
+    const auto options = rq.options().dtype(work_type(rq));
+    if (B * L * C == 0) return {at::zeros({B, L, Q, top_k}, options), at::full({B, L, Q, top_k}, -1, options.dtype(at::kLong))};
 
-  if (key == 0 && rq.scalar_type() != at::kDouble) {
-    const Selection found = select_chunks(rq, landmarks, top_k, visibility);
-    return {padded(found.score, top_k, 0), padded(found.index, top_k, -1)};
-  }
-  // Noise and fp64 are for training lengths and tests: all scores at once.
-  const Tensor score = landmark_scores(rq, landmarks);
-  const Tensor index = select_from_scores(score, top_k, visibility, key).index;
-  const Tensor chosen = score.gather(-1, index.clamp_min(0)).masked_fill(index.lt(0), 0);
-  return {padded(chosen, top_k, 0), padded(index, top_k, -1)};
+    if (key == 0 && rq.scalar_type() != at::kDouble) {
+      const Selection found = select_chunks(rq, landmarks, top_k, visibility);
+      return {padded(found.score, top_k, 0), padded(found.index, top_k, -1)};
+    }
+    // Noise and fp64 are for training lengths and tests: all scores at once.
+    const Tensor score = landmark_scores(rq, landmarks);
+    const Tensor index = select_from_scores(score, top_k, visibility, key).index;
+    const Tensor chosen = score.gather(-1, index.clamp_min(0)).masked_fill(index.lt(0), 0);
+    return {padded(chosen, top_k, 0), padded(index, top_k, -1)};
+  });
 }
 
 Pair forward_meta(const Tensor& rq, const Tensor& landmarks, int64_t top_k, int64_t chunk, c10::SymInt first_position,
@@ -82,31 +84,33 @@ Pair backward(const Tensor& grad_score, const Tensor& rq, const Tensor& landmark
   const SelectArguments arguments{"cairn::select_backward", rq, landmarks};
   arguments.check();
   arguments.check_saved(grad_score, index_in);
-  const int64_t B = rq.size(0), L = rq.size(1), Q = rq.size(2), C = landmarks.size(1), N = index_in.size(3), D = rq.size(3);
-  const auto work = work_type(rq);
-  const bool bf16 = rq.is_cuda() && rq.scalar_type() == at::kBFloat16 && landmarks.scalar_type() == at::kBFloat16;
-  const auto type = bf16 ? at::kBFloat16 : work;
-  const Tensor grad_rq = at::zeros(rq.sizes(), rq.options());
-  Tensor sum = at::zeros({B * Q, C, D}, rq.options().dtype(work));
-  if (B * L * C * N > 0) {
-    const double scale = 1.0 / std::sqrt(static_cast<double>(D));
-    const Tensor table = landmarks.to(type).transpose(1, 2).reshape({B * Q, C, D});
-    // Column C takes what stands in unused slots. Real numbers of a row are different, so nothing is written twice.
-    const Tensor index = at::where(index_in.lt(0).logical_or(index_in.ge(C)), at::full({}, C, index_in.options()), index_in);
-    constexpr int64_t kNumbers = int64_t{1} << 26;
-    const int64_t width = (C / 8 + 1) * 8;  // rows of whole 16 bytes: others would slow down the products
-    const int64_t step = std::clamp<int64_t>(kNumbers / (B * Q * width), 1, L);
-    for (int64_t t = 0; t < L; t += step) {
-      const int64_t rows = std::min(step, L - t);
-      const auto part = [&](const Tensor& x) { return x.narrow(1, t, rows).transpose(1, 2); };  // [B,Q,rows,...]
-      const auto flat = [&](const Tensor& x) { return part(x).reshape({B * Q, rows, x.size(3)}); };
-      const Tensor slots = (flat(grad_score).to(work) * scale).to(type);
-      const Tensor g = at::zeros({B * Q, rows, width}, slots.options()).scatter_(-1, flat(index), slots).narrow(-1, 0, C);
-      part(grad_rq).copy_(product(g, table, work).view({B, Q, rows, D}));
-      sum.add_(product(g.transpose(1, 2), flat(rq).to(type), work));
+  return named(arguments, [&]() -> Pair {
+    const int64_t B = rq.size(0), L = rq.size(1), Q = rq.size(2), C = landmarks.size(1), N = index_in.size(3), D = rq.size(3);
+    const auto work = work_type(rq);
+    const bool bf16 = rq.is_cuda() && rq.scalar_type() == at::kBFloat16 && landmarks.scalar_type() == at::kBFloat16;
+    const auto type = bf16 ? at::kBFloat16 : work;
+    const Tensor grad_rq = at::zeros(rq.sizes(), rq.options());
+    Tensor sum = at::zeros({B * Q, C, D}, rq.options().dtype(work));
+    if (B * L * C * N > 0) {
+      const double scale = 1.0 / std::sqrt(static_cast<double>(D));
+      const Tensor table = landmarks.to(type).transpose(1, 2).reshape({B * Q, C, D});
+      // Column C takes what stands in unused slots. Real numbers of a row are different, so nothing is written twice.
+      const Tensor index = at::where(index_in.lt(0).logical_or(index_in.ge(C)), at::full({}, C, index_in.options()), index_in);
+      constexpr int64_t kNumbers = int64_t{1} << 26;
+      const int64_t width = (C / 8 + 1) * 8;  // rows of whole 16 bytes: others would slow down the products
+      const int64_t step = std::clamp<int64_t>(kNumbers / (B * Q * width), 1, L);
+      for (int64_t t = 0; t < L; t += step) {
+        const int64_t rows = std::min(step, L - t);
+        const auto part = [&](const Tensor& x) { return x.narrow(1, t, rows).transpose(1, 2); };  // [B,Q,rows,...]
+        const auto flat = [&](const Tensor& x) { return part(x).reshape({B * Q, rows, x.size(3)}); };
+        const Tensor slots = (flat(grad_score).to(work) * scale).to(type);
+        const Tensor g = at::zeros({B * Q, rows, width}, slots.options()).scatter_(-1, flat(index), slots).narrow(-1, 0, C);
+        part(grad_rq).copy_(product(g, table, work).view({B, Q, rows, D}));
+        sum.add_(product(g.transpose(1, 2), flat(rq).to(type), work));
+      }
     }
-  }
-  return {grad_rq, sum.view({B, Q, C, D}).transpose(1, 2).to(landmarks.scalar_type()).contiguous()};
+    return {grad_rq, sum.view({B, Q, C, D}).transpose(1, 2).to(landmarks.scalar_type()).contiguous()};
+  });
 }
 
 Pair backward_meta(const Tensor& grad_score, const Tensor& rq, const Tensor& landmarks, const Tensor& index) {
@@ -138,7 +142,6 @@ struct SelectNode : torch::autograd::Function<SelectNode> {
     const auto [score, index] = call_forward(rq, landmarks, top_k, chunk, first_position, first_chunk, exclude_window, noise_key);
     ctx->save_for_backward({rq, landmarks, index});
     ctx->set_materialize_grads(false);
-    ctx->mark_non_differentiable({index});
     return {score, index};
   }
 
