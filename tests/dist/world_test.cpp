@@ -112,6 +112,7 @@ TEST(Launch, EveryLauncherIsUnderstood) {
   EXPECT_EQ(torchrun.port, 1234);
   EXPECT_TRUE(torchrun.store_is_there);
   EXPECT_EQ(torchrun.attempt, "2");
+  EXPECT_EQ(torchrun.local_size, 0);
 
   const Environment open_mpi = {{"OMPI_COMM_WORLD_SIZE", "4"}, {"OMPI_COMM_WORLD_RANK", "3"}, {"OMPI_COMM_WORLD_LOCAL_RANK", "1"}};
   Environment here = open_mpi;
@@ -121,6 +122,7 @@ TEST(Launch, EveryLauncherIsUnderstood) {
   EXPECT_EQ(mpi.rank, 3);
   EXPECT_EQ(mpi.local_rank, 1);
   EXPECT_EQ(mpi.address, "127.0.0.1");
+  EXPECT_EQ(mpi.local_size, 4);
   EXPECT_FALSE(mpi.store_is_there);
   Environment there = open_mpi;
   there.emplace_back("OMPI_COMM_WORLD_LOCAL_SIZE", "2");

@@ -2,6 +2,7 @@
 #include <ATen/Parallel.h>
 
 #include <cstdio>
+#include <cstdlib>
 #include <memory>
 
 #include "cairn/cli/commands.h"
@@ -27,7 +28,6 @@ struct Options {
 };
 
 int run(const Options& options) {
-  if (options.threads > 0) at::set_num_threads(options.threads);
   EvalPlan plan;
   plan.tasks = options.tasks;
   plan.samples = options.samples;
@@ -52,8 +52,10 @@ int run(const Options& options) {
   if (options.training_length > 0) opening.training_length = options.training_length;
   opening.several = true;
   OpenedModel opened = open_model(opening);
+  if (options.threads > 0) at::set_num_threads(options.threads);
   World* const world = opened.reader.world();
   const bool first = world == nullptr || world->rank() == 0;
+  if (!first) setenv("CAIRN_LOG", "warn", /*overwrite=*/0);  // one process reports
   if (world != nullptr && options.diagnose) throw UserError("--diagnose needs the whole memory in one process; start one only");
   const std::shared_ptr<const Tokenizer>& tokenizer = opened.tokenizer;
   if (plan.tasks.empty()) {

@@ -25,8 +25,6 @@ namespace {
 
 using Milliseconds = std::chrono::milliseconds;
 
-bool is_local(const std::string& address) { return address == "localhost" || address == "127.0.0.1" || address == "::1"; }
-
 // First line of a c10 error: the rest is a native stack trace that helps nobody here.
 std::string first_line(const char* what) {
   const std::string text(what);

@@ -49,11 +49,11 @@ constexpr Launcher kLaunchers[] = {
     {"srun", "SLURM_STEP_NUM_TASKS", "SLURM_PROCID", "SLURM_LOCALID", nullptr},
 };
 
-// True if all processes are known to run on this machine.
-bool one_machine(const Launcher& launcher, int64_t size) {
-  if (launcher.local_size != nullptr && value_of(launcher.local_size) != nullptr)
-    return integer(launcher.local_size, 1, kMostProcesses) == size;
-  return value_of("SLURM_STEP_NUM_NODES") != nullptr && integer("SLURM_STEP_NUM_NODES", 1, kMostProcesses) == 1;
+// Processes of this machine, 0 if the launcher does not say.
+int64_t local_size(const Launcher& launcher, int64_t size) {
+  if (launcher.local_size != nullptr && value_of(launcher.local_size) != nullptr) return integer(launcher.local_size, 1, kMostProcesses);
+  const bool one_machine = value_of("SLURM_STEP_NUM_NODES") != nullptr && integer("SLURM_STEP_NUM_NODES", 1, kMostProcesses) == 1;
+  return one_machine ? size : 0;
 }
 
 // Where rank 0 is, for launchers that do not say so.
@@ -61,7 +61,7 @@ void find_address(const Launcher& launcher, Rendezvous* r) {
   const char* nodes = value_of("SLURM_STEP_NODELIST");
   if (const char* address = value_of("MASTER_ADDR")) {
     r->address = address;
-  } else if (one_machine(launcher, r->size)) {
+  } else if (r->local_size == r->size) {
     r->address = "127.0.0.1";
   } else if (nodes != nullptr) {
     r->address = first_host(nodes);
@@ -78,6 +78,8 @@ void find_address(const Launcher& launcher, Rendezvous* r) {
 }
 
 }  // namespace
+
+bool is_local(const std::string& address) { return address == "localhost" || address == "127.0.0.1" || address == "::1"; }
 
 std::string first_host(const std::string& list) {
   const size_t bracket = list.find('['), comma = list.find(',');
@@ -97,6 +99,7 @@ std::optional<Rendezvous> rendezvous_from_environment() {
     r.local_rank = optional_integer(launcher.local_rank, 0, kMostProcesses, -1);
     if (r.local_rank < 0 && value_of("SLURM_LOCALID") != nullptr) r.local_rank = integer("SLURM_LOCALID", 0, kMostProcesses);
     if (r.size == 1) return r;
+    r.local_size = local_size(launcher, r.size);
     const std::string need = fmt::format("a run of {} processes ({}) needs {} too; {} sets it, or unset {} for one process", r.size,
                                          launcher.size, launcher.rank, launcher.name, launcher.size);
     r.rank = required(launcher.rank, 0, r.size - 1, need);
@@ -112,6 +115,7 @@ std::optional<Rendezvous> rendezvous_from_environment() {
     } else {
       find_address(launcher, &r);
     }
+    if (r.local_size == 0 && is_local(r.address)) r.local_size = r.size;
     if (value_of("CAIRN_DIST_TIMEOUT") != nullptr) r.timeout_seconds = static_cast<double>(integer("CAIRN_DIST_TIMEOUT", 1, 86400));
     return r;
   }

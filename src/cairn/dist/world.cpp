@@ -1,7 +1,11 @@
 #include "cairn/dist/world.h"
 
+#include <ATen/Parallel.h>
 #include <c10/core/impl/VirtualGuardImpl.h>
+#include <sched.h>
+#include <unistd.h>
 
+#include <algorithm>
 #include <cstdlib>
 
 #include "cairn/core/error.h"
@@ -20,6 +24,15 @@ class SingleWorld : public World {
   void broadcast(at::Tensor&, int64_t root) override { CAIRN_CHECK(root == 0, "root {} in a world of one", root); }
   void barrier() override {}
 };
+
+// Processes of one machine that may each use every core take their part of them, unless someone has said how many threads they take: idle
+// threads of the others would spin in each other's way.
+void share_cores(int64_t processes) {
+  cpu_set_t allowed;
+  if (processes <= 1 || std::getenv("OMP_NUM_THREADS") != nullptr || sched_getaffinity(0, sizeof(allowed), &allowed) != 0) return;
+  if (CPU_COUNT(&allowed) < sysconf(_SC_NPROCESSORS_ONLN)) return;  // bound to cores of its own
+  at::set_num_threads(static_cast<int>(std::max<int64_t>(1, at::get_num_threads() / processes)));
+}
 
 MakeGpuCollectives& registered() {
   static MakeGpuCollectives make = nullptr;
@@ -45,6 +58,7 @@ std::shared_ptr<World> World::single() { return std::make_shared<SingleWorld>();
 std::shared_ptr<World> World::from_environment(at::Device device) {
   const auto rendezvous = rendezvous_from_environment();
   if (!rendezvous || rendezvous->size == 1) return single();
+  share_cores(rendezvous->local_size);
   return connect_gloo(*rendezvous, device);
 }
 

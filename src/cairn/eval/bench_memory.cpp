@@ -165,10 +165,10 @@ int compare_with_one(const BenchMemoryOptions& o, const std::shared_ptr<const Mo
 int bench_memory(const BenchMemoryOptions& o) {
   if (o.tokens < 8192 || o.short_tokens < 256) throw UserError("--tokens must be at least 8192, not {}", o.tokens);
   if (o.device == "cuda" && !at::globalContext().hasCUDA()) throw UserError("--device cuda: this program or this machine has no CUDA");
-  if (o.threads > 0) at::set_num_threads(o.threads);
   const at::NoGradGuard no_gradient;
   const at::Device device = o.device == "cuda" ? local_gpu() : at::Device(at::kCPU);
   const std::shared_ptr<World> world = World::from_environment(device);
+  if (o.threads > 0) at::set_num_threads(o.threads);
   const at::ScalarType compute = o.precision == "bf16" ? at::kBFloat16 : at::kFloat;
   const ModelConfig config = bench_model(o.model);
   auto parameters = std::make_shared<Parameters>(config, device);

@@ -179,10 +179,10 @@ int bench_read(const BenchReadOptions& o) {
   if (o.precision != "fp32" && o.precision != "bf16") throw UserError("--precision is fp32 or bf16, not '{}'", o.precision);
   if (o.tokens < 4096) throw UserError("--tokens must be at least 4096, not {}", o.tokens);
   if (o.device == "cuda" && !at::globalContext().hasCUDA()) throw UserError("--device cuda: this program or this machine has no CUDA");
-  if (o.threads > 0) at::set_num_threads(o.threads);
   const at::NoGradGuard no_gradient;
   const at::Device device = o.device == "cuda" ? local_gpu() : at::Device(at::kCPU);
   const std::shared_ptr<World> world = World::from_environment(device);
+  if (o.threads > 0) at::set_num_threads(o.threads);
   const at::ScalarType compute = o.precision == "bf16" ? at::kBFloat16 : at::kFloat;
   const ModelConfig config = bench_model(o.model);
   config.validate();
