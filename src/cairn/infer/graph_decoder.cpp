@@ -102,7 +102,9 @@ void GraphDecoder::step() {
 
 void GraphDecoder::complete_chunk() {
   state_->memory.append(reader_.model().encode_chunks(end_.partial, reader_.forward_options().compute));
-  recorded_.reset();  // one chunk more in sight
+  const ChunkMemory& memory = state_->memory;
+  const bool all_chosen = memory.chunks() <= reader_.forward_options().top_k;  // then the number of slots grows, too
+  if (!lasts_ || all_chosen || memory.pages() != recorded_pages_) recorded_.reset();
 }
 
 at::Tensor GraphDecoder::advance(const at::Tensor& tokens) {
@@ -113,8 +115,10 @@ at::Tensor GraphDecoder::advance(const at::Tensor& tokens) {
     warm_ = true;
   } else {
     if (!recorded_) {
-      const RunAhead ahead;  // weights, landmarks and the rings' other columns are there before the recording runs
+      StepRecording recording(end_.position);  // weights, landmarks and the rings' other columns are there before it runs
       recorded_ = cuda_kernels()->record([this] { step(); });
+      recorded_pages_ = state_->memory.pages();
+      lasts_ = recording.lasting_selections == recording.selections;
     }
     recorded_->replay();
   }

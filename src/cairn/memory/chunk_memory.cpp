@@ -17,6 +17,7 @@
 
 #include "cairn/core/error.h"
 #include "cairn/ops/cuda/kernels.h"
+#include "cairn/ops/step/kernels.h"
 
 namespace cairn {
 
@@ -249,7 +250,9 @@ Selection ChunkMemory::select(const at::Tensor& rq, int64_t top_k, Visibility vi
             at::empty({batch_, rq.size(1), heads_, 0}, rq.options().dtype(at::kFloat))};
   }
   std::vector<at::Tensor> landmarks;
-  for (const Page& page : pages_) landmarks.push_back(page.landmarks.narrow(1, 0, page.used));
+  StepRecording* const recording = StepRecording::current();
+  if (recording != nullptr) ++recording->selections;
+  for (const Page& page : pages_) landmarks.push_back(page.landmarks.narrow(1, 0, recording != nullptr ? page.capacity : page.used));
   visibility.first_chunk = first_chunk_;
   Selection selection =
       landmarks.size() == 1 ? select_chunks(rq, landmarks[0], n, visibility) : select_chunks(rq, landmarks, n, visibility);
@@ -266,7 +269,11 @@ void ChunkMemory::for_landmarks(const std::function<void(int64_t first, const at
 ChunkPages ChunkMemory::chunk_pages() const {
   ChunkPages pages;
   pages.first_chunk = first_chunk_;
-  for (const Page& page : pages_) pages.k.push_back(page.k.narrow(1, 0, page.used)), pages.v.push_back(page.v.narrow(1, 0, page.used));
+  for (const Page& page : pages_) {
+    const int64_t count = StepRecording::current() != nullptr ? page.capacity : page.used;
+    pages.k.push_back(page.k.narrow(1, 0, count));
+    pages.v.push_back(page.v.narrow(1, 0, count));
+  }
   return pages;
 }
 

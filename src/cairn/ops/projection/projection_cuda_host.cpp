@@ -76,7 +76,7 @@ at::Tensor project(const at::Tensor& x, const at::Tensor& gain, const at::Tensor
   p.width = static_cast<int>(x.size(-1));
   p.outs = static_cast<int>(sizes.back());
   p.swiglu = swiglu;
-  p.ahead = RunAhead::allowed();
+  p.ahead = StepRecording::runs_ahead();
   p.y_bf16 = out == at::kBFloat16;
   check_launch(projection_cuda::launch(p, current_stream()));
   return y;

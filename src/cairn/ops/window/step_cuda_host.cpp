@@ -50,7 +50,7 @@ at::Tensor step(const at::Tensor& joined, const at::Tensor& q_gain, const at::Te
   p.batch = static_cast<int>(B), p.heads = static_cast<int>(H), p.kv_heads = static_cast<int>(G), p.head_dim = static_cast<int>(D);
   p.window = static_cast<int>(ring.k.size(1));
   p.scale = static_cast<float>(1 / std::sqrt(static_cast<double>(D)));
-  p.ahead = RunAhead::allowed();
+  p.ahead = StepRecording::runs_ahead();
   check_launch(window_cuda::launch_step(p, current_stream()));
   return o;
 }
