@@ -86,7 +86,7 @@ void measure(const Reader& reader, const ReaderState& behind, const std::string&
   for (int i = 0; i < kTokens; ++i) step();
   c10::cuda::device_synchronize();
   const double free = (now() - begin) / kTokens;
-  fmt::print("{}: {:.4f} ms a token (median; {:.4f} to {:.4f}; mean {:.4f}, a recording every {} tokens included), {:.4f} without waiting\n",
+  fmt::print("{}: {:.4f} ms a token (median; {:.4f} to {:.4f}; mean {:.4f}: every {} tokens a chunk is encoded, some begin a page and a recording), {:.4f} without waiting\n",
              name, 1e3 * each[kTokens / 2], 1e3 * each[0], 1e3 * each.back(), 1e3 * sum / kTokens, chunk, 1e3 * free);
   if (!kernels) return;
   while (position % chunk > chunk / 2) step();  // no recording below

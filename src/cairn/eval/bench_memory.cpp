@@ -202,7 +202,7 @@ int bench_memory(const BenchMemoryOptions& o) {
                                          {"decode_short_seconds", near.at(.5)},
                                          {"decode_seconds", far.at(.5)},
                                          {"decode_mapped_seconds", from_file.at(.5)},
-                                         {"decode_host_seconds", device.is_cuda() ? nlohmann::ordered_json(from_host.at(.5)) : nullptr},
+                                         {"decode_host_seconds", device.is_cuda() ? nlohmann::ordered_json(from_host.at(.5)) : nlohmann::ordered_json(nullptr)},
                                          {"file_bytes", bytes},
                                          {"save_seconds", save_seconds},
                                          {"load_seconds", load_seconds},
