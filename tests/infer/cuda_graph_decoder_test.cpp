@@ -53,7 +53,8 @@ TEST_F(CudaGraphDecoder, GivesTheLogitsOfSingleSteps) {
   for (uint64_t seed = 0; seed < 12; ++seed) {
     Random random(seed, 44);
     ModelConfig config = decoding_config(random);
-    if (seed % 2 == 0) config.top_k = 100;  // all: no near-tie of the selection, which may fall either way where two kernels round differently
+    if (seed % 2 == 0)
+      config.top_k = 100;  // all: no near-tie of the selection, which may fall either way where two kernels round differently
     SCOPED_TRACE(config.to_json());
     const auto model = model_on_gpu(config, seed);
     const Reader exact(model, {});
@@ -63,7 +64,8 @@ TEST_F(CudaGraphDecoder, GivesTheLogitsOfSingleSteps) {
       const Reader reader(model, options);
       const int64_t batch = 1 + random.below(3), length = 150 + random.below(60);
       const auto longs = at::TensorOptions(at::kLong).device(at::kCUDA);
-      const at::Tensor text = at::randint(1, config.vocab, {batch, length}, longs), question = at::randint(1, config.vocab, {batch, 5}, longs);
+      const at::Tensor text = at::randint(1, config.vocab, {batch, length}, longs),
+                       question = at::randint(1, config.vocab, {batch, 5}, longs);
       const auto state = reader.new_reader_state(batch), truth = exact.new_reader_state(batch);
       reader.read(*state, text);
       reader.advance_last(*state, question, 1);

@@ -39,7 +39,9 @@ class CudaTiers : public testing::Test {
   void SetUp() override {
     if (!at::hasCUDA() || cuda_kernels() == nullptr) GTEST_SKIP() << "no GPU here, or no kernels in this program";
   }
-  at::Tensor tokens(int64_t count) { return at::randint(1, config_.vocab, {batch_, count}, at::TensorOptions(at::kLong).device(at::kCUDA)); }
+  at::Tensor tokens(int64_t count) {
+    return at::randint(1, config_.vocab, {batch_, count}, at::TensorOptions(at::kLong).device(at::kCUDA));
+  }
   void make(uint64_t seed) {
     Random random(seed, 91);
     config_ = tiers_config(random);

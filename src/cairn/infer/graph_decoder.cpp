@@ -93,7 +93,8 @@ void GraphDecoder::step() {
   const ForwardOptions options = reader_.forward_options();
   const ModelConfig& config = model.config();
   SegmentStart start(state_->end);
-  if (config.positions == "rope") start.table = rotary_table(end_.position, 1, config.head_dim, config.rope_theta, end_.partial.scalar_type());
+  if (config.positions == "rope")
+    start.table = rotary_table(end_.position, 1, config.head_dim, config.rope_theta, end_.partial.scalar_type());
   end_.x = model.lower(model.embed(end_.best), start, &state_->lower, options.compute);
   PagedAccess access(state_->memory);
   end_.logits = model.logits(model.upper(end_.x, start, &access, &state_->upper, options, nullptr));

@@ -52,7 +52,7 @@ class StepDecoder {
   // state must outlive this; it moves on with the tokens, at the latest at finish().
   StepDecoder(const Reader& reader, ReaderState& state, int64_t steps);
   at::Tensor advance(const at::Tensor& tokens);  // [B,1] -> logits fp32 [B,1,vocab], good until the next call
-  at::Tensor best() const;  // the most likely next tokens [B,1] behind the last advance(), good until the next
+  at::Tensor best() const;                       // the most likely next tokens [B,1] behind the last advance(), good until the next
   void finish();
   bool records() const { return graph_.has_value(); }
 

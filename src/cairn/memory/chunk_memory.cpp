@@ -68,9 +68,7 @@ void ChunkMemory::place_keys(KeysOn where) {
   keys_on_ = where;
 }
 
-bool ChunkMemory::keys_apart() const {
-  return !pages_.empty() && pages_.back().landmarks.is_cuda() && pages_.back().k.is_cpu();
-}
+bool ChunkMemory::keys_apart() const { return !pages_.empty() && pages_.back().landmarks.is_cuda() && pages_.back().k.is_cpu(); }
 
 ChunkMemory ChunkMemory::with_keys_on_host() const {
   ChunkMemory other = share();
@@ -313,7 +311,8 @@ void ChunkMemory::gather(const at::Tensor& index, at::Tensor* k, at::Tensor* v, 
 
   const at::Tensor slot = unique_row * width + rank;
   if (keys_apart()) {  // every chunk once, by the kernel that reads host memory
-    const at::Tensor wanted = at::full({batch_ * width}, -1, longs).index_copy_(0, slot, unique_chunk + first_chunk_).view({batch_, 1, 1, width});
+    const at::Tensor wanted =
+        at::full({batch_ * width}, -1, longs).index_copy_(0, slot, unique_chunk + first_chunk_).view({batch_, 1, 1, width});
     const CudaKernels* own = cuda_kernels();
     const ChunkPages pages = chunk_pages();
     CAIRN_CHECK(own != nullptr && own->gather_supports != nullptr && own->gather_supports(pages, wanted),

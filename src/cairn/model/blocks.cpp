@@ -63,9 +63,9 @@ SegmentPositions segment_positions(const ModelConfig& c, const SegmentStart& sta
 at::Tensor window_attention_block(const at::Tensor& x, const Weights& weights, const std::string& prefix, const ModelConfig& c,
                                   const SegmentPositions& positions, WindowCache* cache) {
   if (cache != nullptr && cache->position.defined()) {
-    const at::Tensor attended = window_step(project_joined(x, weights, prefix), weights.vector(prefix + ".q_norm.weight"),
-                                            weights.vector(prefix + ".k_norm.weight"), positions.rotary,
-                                            {cache->k, cache->v, cache->position}, positions.alibi);
+    const at::Tensor attended =
+        window_step(project_joined(x, weights, prefix), weights.vector(prefix + ".q_norm.weight"),
+                    weights.vector(prefix + ".k_norm.weight"), positions.rotary, {cache->k, cache->v, cache->position}, positions.alibi);
     return add_output(x, attended, weights, prefix);
   }
   Projected p = project(x, weights, prefix, c, positions.rotary);
@@ -85,7 +85,8 @@ at::Tensor window_attention_block(const at::Tensor& x, const Weights& weights, c
 at::Tensor mlp_block(const at::Tensor& x, const at::Tensor& residual, const Weights& weights, const std::string& prefix, int64_t width) {
   const at::Tensor joined = weights.joined(prefix, {".gate", ".up"}, "_proj.weight");
   CAIRN_CHECK(joined.size(0) == 2 * width, "gate and up of {} numbers, width {}", joined.size(0), width);
-  return linear_add(norm_swiglu(x, weights.vector(prefix + ".norm.weight"), joined), weights.matrix(prefix + ".down_proj.weight"), residual);
+  return linear_add(norm_swiglu(x, weights.vector(prefix + ".norm.weight"), joined), weights.matrix(prefix + ".down_proj.weight"),
+                    residual);
 }
 
 at::Tensor encoder_layer(const at::Tensor& x, const Weights& weights, const std::string& prefix, const ModelConfig& c,

@@ -76,10 +76,10 @@ at::Tensor memory_attention_block(const at::Tensor& x, const Weights& weights, c
                                   const ModelConfig& c, const ForwardOptions& options, MemoryContext& context, WindowCache* query_cache) {
   const int64_t B = x.size(0), L = x.size(1), H = c.memory_heads, Q = c.retrieval_heads;
   // Queries for landmarks and for keys from one product.
-  const at::Tensor joined =
-      norm_linear(x, weights.vector(prefix + ".norm.weight"),
-                  layer.retrieval ? weights.joined(prefix, {".retrieval", ".q"}, "_proj.weight") : weights.matrix(prefix + ".q_proj.weight"),
-                  {}, weights.compute());
+  const at::Tensor joined = norm_linear(
+      x, weights.vector(prefix + ".norm.weight"),
+      layer.retrieval ? weights.joined(prefix, {".retrieval", ".q"}, "_proj.weight") : weights.matrix(prefix + ".q_proj.weight"), {},
+      weights.compute());
   const std::vector<at::Tensor> part =
       layer.retrieval ? joined.split_with_sizes({c.retrieval_dim, H * c.head_dim}, -1) : std::vector<at::Tensor>{joined};
   RetrievalTrace trace;

@@ -5,11 +5,11 @@
 #include <memory>
 
 #include "cairn/core/error.h"
-#include "cairn/ops/step/kernels.h"
 #include "cairn/ops/cuda/hopper.h"
 #include "cairn/ops/cuda/launch.h"
 #include "cairn/ops/hsa/cuda/pages.h"
 #include "cairn/ops/norm/norm.h"
+#include "cairn/ops/step/kernels.h"
 
 namespace cairn {
 namespace {

@@ -8,12 +8,12 @@
 #include <limits>
 
 #include "cairn/core/error.h"
-#include "cairn/ops/cuda/kernels.h"
-#include "cairn/ops/step/kernels.h"
 #include "cairn/ops/cuda/hopper.h"
+#include "cairn/ops/cuda/kernels.h"
 #include "cairn/ops/cuda/launch.h"
 #include "cairn/ops/norm/launch.h"
 #include "cairn/ops/norm/norm.h"
+#include "cairn/ops/step/kernels.h"
 
 namespace cairn {
 namespace {

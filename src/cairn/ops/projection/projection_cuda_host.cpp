@@ -6,11 +6,11 @@
 #include <limits>
 
 #include "cairn/core/error.h"
-#include "cairn/ops/step/kernels.h"
 #include "cairn/ops/cuda/hopper.h"
 #include "cairn/ops/cuda/launch.h"
 #include "cairn/ops/norm/norm.h"
 #include "cairn/ops/projection/launch.h"
+#include "cairn/ops/step/kernels.h"
 
 namespace cairn {
 namespace {

@@ -25,8 +25,8 @@ __device__ inline const Page& page_of(const Params& p, const NoTable&, int page)
 __device__ inline const Page& page_of(const Params&, const PageTable& table, int page) { return table.pages[page]; }
 
 template <typename Table>
-__global__ void __launch_bounds__(kFewThreads, 2) few_rows_tensor_kernel(const __grid_constant__ Params p, const __grid_constant__ Table table,
-                                                                         const int64_t* position) {
+__global__ void __launch_bounds__(kFewThreads, 2)
+    few_rows_tensor_kernel(const __grid_constant__ Params p, const __grid_constant__ Table table, const int64_t* position) {
   extern __shared__ __align__(16) unsigned char memory[];
   auto* ring = reinterpret_cast<uint4*>(memory);                  // [kStages][kStepVectors][2][kFewThreads]
   auto* query = ring + kStages * kStepVectors * 2 * kFewThreads;  // [depths][kStepVectors][32 lanes]
@@ -151,8 +151,8 @@ cudaError_t launch_with(const Params& p, const Table& table, const int64_t* posi
                         min(group_rows, static_cast<int64_t>(kFewRows)) * static_cast<int64_t>(sizeof(TopBuffer<kFewBuffer>));
   if (const cudaError_t error = allow_shared(few_rows_tensor_kernel<Table>, static_cast<int>(bytes)); error != cudaSuccess) return error;
   const dim3 grid(static_cast<unsigned>(p.launch_parts), static_cast<unsigned>(groups * ((group_rows + kFewRows - 1) / kFewRows)));
-  return cuda::launch_dependent(few_rows_tensor_kernel<Table>, grid, kFewThreads, static_cast<size_t>(bytes), stream, ahead, /*cluster=*/1, p,
-                                table, position);
+  return cuda::launch_dependent(few_rows_tensor_kernel<Table>, grid, kFewThreads, static_cast<size_t>(bytes), stream, ahead, /*cluster=*/1,
+                                p, table, position);
 }
 
 }  // namespace

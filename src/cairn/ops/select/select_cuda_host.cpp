@@ -8,11 +8,11 @@
 #include <memory>
 
 #include "cairn/core/error.h"
-#include "cairn/ops/cuda/kernels.h"
-#include "cairn/ops/step/kernels.h"
 #include "cairn/ops/cuda/hopper.h"
+#include "cairn/ops/cuda/kernels.h"
 #include "cairn/ops/cuda/launch.h"
 #include "cairn/ops/select/step_launch.h"
+#include "cairn/ops/step/kernels.h"
 
 namespace cairn {
 namespace {
@@ -129,8 +129,8 @@ Selection select(const at::Tensor& rq_in, const std::vector<at::Tensor>& pages, 
   shape.shared = one_memory(rq, pages);
   const int64_t bound = std::max<int64_t>(shape.position + L - 1, 0) / shape.chunk - shape.first_chunk;
   // A step that is recorded will run at later positions: all pages belong to it, and the kernel asks the device where it is.
-  StepRecording* const recording = way == Way::kFew && by_tensor_cores(shape) && L == 1 && visibility.exclude_window == 0
-                                       ? StepRecording::current() : nullptr;
+  StepRecording* const recording =
+      way == Way::kFew && by_tensor_cores(shape) && L == 1 && visibility.exclude_window == 0 ? StepRecording::current() : nullptr;
   if (recording != nullptr) ++recording->lasting_selections;
   const int64_t reach = recording != nullptr ? shape.chunks : std::clamp<int64_t>(bound, 0, shape.chunks);
 

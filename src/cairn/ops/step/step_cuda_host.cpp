@@ -3,9 +3,9 @@
 
 #include <limits>
 
-#include "cairn/ops/step/kernels.h"
 #include "cairn/ops/cuda/hopper.h"
 #include "cairn/ops/cuda/launch.h"
+#include "cairn/ops/step/kernels.h"
 #include "cairn/ops/step/launch.h"
 
 namespace cairn {
@@ -16,10 +16,10 @@ bool is_plain(const at::Tensor& t, at::ScalarType type, const at::Tensor& like) 
 }
 
 bool end_supports(const StepEnd& s) {
-  return runs_hopper(s.x) && is_plain(s.x, at::kFloat, s.x) && is_plain(s.logits, at::kFloat, s.x) && is_plain(s.partial, at::kFloat, s.x) &&
-         is_plain(s.tail, at::kFloat, s.x) && is_plain(s.best, at::kLong, s.x) && is_plain(s.position, at::kLong, s.x) &&
-         is_plain(s.arrived, at::kInt, s.x) && s.x.size(0) >= 1 && s.x.size(0) < 65536 && s.logits.size(2) >= 1 &&
-         s.logits.size(2) < std::numeric_limits<int32_t>::max();
+  return runs_hopper(s.x) && is_plain(s.x, at::kFloat, s.x) && is_plain(s.logits, at::kFloat, s.x) &&
+         is_plain(s.partial, at::kFloat, s.x) && is_plain(s.tail, at::kFloat, s.x) && is_plain(s.best, at::kLong, s.x) &&
+         is_plain(s.position, at::kLong, s.x) && is_plain(s.arrived, at::kInt, s.x) && s.x.size(0) >= 1 && s.x.size(0) < 65536 &&
+         s.logits.size(2) >= 1 && s.logits.size(2) < std::numeric_limits<int32_t>::max();
 }
 
 void end_step(const StepEnd& s) {
