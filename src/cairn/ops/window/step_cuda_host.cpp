@@ -7,7 +7,7 @@
 #include "cairn/ops/cuda/launch.h"
 #include "cairn/ops/norm/norm.h"
 #include "cairn/ops/step/kernels.h"
-#include "cairn/ops/window/step_launch.h"
+#include "cairn/ops/window/launch.h"
 
 namespace cairn {
 namespace {
