@@ -1,6 +1,6 @@
-// Times decoding on a GPU and shows where a step's time goes: bench_decode_cuda MODEL [TOKENS ...]. For each length a memory of random tokens
-// is read (bf16), then tokens are decoded behind it as recorded work: each waited for, then without waiting; then the kernels of one step
-// in their order.
+// Times decoding on a GPU and shows where a step's time goes: bench_decode_cuda MODEL [TOKENS ...]. For each length a memory of random
+// tokens is read (bf16), then tokens are decoded behind it as recorded work: each waited for, then without waiting; then the kernels of one
+// step in their order.
 #include <ATen/Context.h>
 #include <ATen/core/grad_mode.h>
 #include <ATen/ops/randint.h>
@@ -86,8 +86,10 @@ void measure(const Reader& reader, const ReaderState& behind, const std::string&
   for (int i = 0; i < kTokens; ++i) step();
   c10::cuda::device_synchronize();
   const double free = (now() - begin) / kTokens;
-  fmt::print("{}: {:.4f} ms a token (median; {:.4f} to {:.4f}; mean {:.4f}, a recording every {} tokens included), {:.4f} without waiting\n",
-             name, 1e3 * each[kTokens / 2], 1e3 * each[0], 1e3 * each.back(), 1e3 * sum / kTokens, chunk, 1e3 * free);
+  fmt::print(
+      "{}: {:.4f} ms a token (median; {:.4f} to {:.4f}; mean {:.4f}: every {} tokens a chunk is encoded, some begin a page and a "
+      "recording), {:.4f} without waiting\n",
+      name, 1e3 * each[kTokens / 2], 1e3 * each[0], 1e3 * each.back(), 1e3 * sum / kTokens, chunk, 1e3 * free);
   if (!kernels) return;
   while (position % chunk > chunk / 2) step();  // no recording below
   for (int i = 0; i < 3; ++i) step();
@@ -119,7 +121,8 @@ int run(int count, char** arguments) {
     const auto state = reader.new_reader_state(1);
     const double begin = now();
     for (int64_t done = 0; done < tokens; done += 65536) {
-      reader.read(*state, at::randint(1, reader.vocab(), {1, std::min<int64_t>(65536, tokens - done)}, at::TensorOptions(at::kLong).device(device)));
+      reader.read(*state, at::randint(1, reader.vocab(), {1, std::min<int64_t>(65536, tokens - done)},
+                                      at::TensorOptions(at::kLong).device(device)));
     }
     c10::cuda::device_synchronize();
     fmt::print("{} tokens read in {:.2f} s\n", tokens, now() - begin);

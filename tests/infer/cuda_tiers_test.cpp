@@ -39,7 +39,9 @@ class CudaTiers : public testing::Test {
   void SetUp() override {
     if (!at::hasCUDA() || cuda_kernels() == nullptr) GTEST_SKIP() << "no GPU here, or no kernels in this program";
   }
-  at::Tensor tokens(int64_t count) { return at::randint(1, config_.vocab, {1, count}, at::TensorOptions(at::kLong).device(at::kCUDA)); }
+  at::Tensor tokens(int64_t count) {
+    return at::randint(1, config_.vocab, {batch_, count}, at::TensorOptions(at::kLong).device(at::kCUDA));
+  }
   void make(uint64_t seed) {
     Random random(seed, 91);
     config_ = tiers_config(random);
@@ -69,20 +71,24 @@ class CudaTiers : public testing::Test {
   }
   const at::NoGradGuard no_gradient_;
   ModelConfig config_;
+  int64_t batch_ = 1;
   std::shared_ptr<const Model> model_;
 };
 
 TEST_F(CudaTiers, PinnedHostMemoryGivesTheSameLogits) {
   for (uint64_t seed = 0; seed < 6; ++seed) {
     make(seed);
+    batch_ = 1 + static_cast<int64_t>(seed % 2);
     SCOPED_TRACE(describe(config_));
     const Reader near = reader(KeysOn::kDevice), far = reader(KeysOn::kHost);
     const at::Tensor text = tokens(2500 + 13 * static_cast<int64_t>(seed)), question = tokens(40), more = tokens(45);
-    const auto a = near.new_reader_state(1), b = far.new_reader_state(1);
-    near.read(*a, text);
-    far.read(*b, text);
+    const auto a = near.new_reader_state(batch_), b = far.new_reader_state(batch_);
+    for (const auto& [begin, end] : {std::pair<int64_t, int64_t>{0, 1300}, {1300, text.size(1)}}) {  // pages of two sizes
+      near.read(*a, text.narrow(1, begin, end - begin));
+      far.read(*b, text.narrow(1, begin, end - begin));
+    }
     EXPECT_EQ(a->memory.host_bytes(), 0);
-    EXPECT_GE(b->memory.host_bytes(), ChunkMemory::key_bytes_for(config_, 1, b->memory.chunks(), 2));
+    EXPECT_GE(b->memory.host_bytes(), ChunkMemory::key_bytes_for(config_, batch_, b->memory.chunks(), 2));
     EXPECT_GT(b->memory.pages(), 1);
     const std::vector<at::Tensor> want = logits(near, *a, question, more);
     expect_equal(logits(far, *b, question, more), want, "read into host memory");
@@ -93,8 +99,8 @@ TEST_F(CudaTiers, PinnedHostMemoryGivesTheSameLogits) {
     const ChunkEncoding ours = a->memory.copy(3, 90), theirs = b->memory.copy(3, 90);
     EXPECT_TRUE(at::equal(ours.k, theirs.k) && at::equal(ours.v, theirs.v) && at::equal(ours.landmarks, theirs.landmarks));
     const at::Tensor other = tokens(text.size(1)).cpu();
-    const TokenFetch fetch = [&](int64_t, int64_t begin, std::span<int32_t> out) {
-      for (size_t i = 0; i < out.size(); ++i) out[i] = static_cast<int32_t>(other[0][begin + static_cast<int64_t>(i)].item<int64_t>());
+    const TokenFetch fetch = [&](int64_t row, int64_t begin, std::span<int32_t> out) {
+      for (size_t i = 0; i < out.size(); ++i) out[i] = static_cast<int32_t>(other[row][begin + static_cast<int64_t>(i)].item<int64_t>());
     };
     const auto replaced = far.rewrite(*b, 500, 530, fetch);
     EXPECT_FALSE(at::equal(b->memory.copy(3, 90).k, theirs.k));

@@ -1,22 +1,25 @@
-// The kernels of a decoding step against the plain paths, random shapes. Errors by the manner of docs/architecture.md: at most twice those of
-// the formula with every operation in bf16.
+// The kernels of a decoding step against the plain paths, random shapes. Errors by the manner of docs/architecture.md: at most twice those
+// of the formula with every operation in bf16.
 #include <ATen/Context.h>
 #include <ATen/TensorOperators.h>
 #include <ATen/core/grad_mode.h>
 #include <ATen/ops/arange.h>
+#include <ATen/ops/cat.h>
 #include <ATen/ops/equal.h>
 #include <ATen/ops/full.h>
 #include <ATen/ops/randint.h>
 #include <ATen/ops/randn.h>
 #include <ATen/ops/randperm.h>
 #include <ATen/ops/zeros.h>
+#include <c10/core/impl/VirtualGuardImpl.h>
 #include <fmt/format.h>
 #include <gtest/gtest.h>
 
 #include "cairn/ops/cuda/kernels.h"
-#include "cairn/ops/step/kernels.h"
 #include "cairn/ops/hsa/pages.h"
 #include "cairn/ops/projection/projection.h"
+#include "cairn/ops/select/select.h"
+#include "cairn/ops/step/kernels.h"
 #include "cairn/ops/step/step.h"
 #include "cairn/ops/window/step.h"
 #include "ops/compare.h"
@@ -48,7 +51,8 @@ void expect_close(const at::Tensor& got, const at::Tensor& plain, const at::Tens
 
 TEST_F(CudaStep, ProductsOfFewRows) {
   for (int i = 0; i < 40; ++i) {
-    const int64_t rows = 1 + random_.below(8), width = 8 * (1 + random_.below(i % 4 == 0 ? 500 : 130)), outs = 2 * (1 + random_.below(1500));
+    const int64_t rows = 1 + random_.below(8), width = 8 * (1 + random_.below(i % 4 == 0 ? 500 : 130)),
+                  outs = 2 * (1 + random_.below(1500));
     const std::string what = fmt::format("{} rows of {}, {} results", rows, width, outs);
     const at::Tensor x = at::randn({rows, 1, width}, on_gpu(at::kFloat)) * 3, gain = at::randn({width}, on_gpu(at::kFloat)) + 1;
     const at::Tensor w = bf16({outs, width}, 1 / std::sqrt(static_cast<double>(width))), bias = bf16({outs});
@@ -117,7 +121,8 @@ TEST_F(CudaStep, WindowsAsRings) {
 // Against the plain path (gathered chunks, weights and memory attention by themselves).
 TEST_F(CudaStep, MemoryAttentionOverPages) {
   for (int i = 0; i < 60; ++i) {
-    const int64_t D = std::vector<int64_t>{32, 64, 96, 128}[random_.below(4)], G = 1 + random_.below(2), R = 1 + random_.below(20), H = G * R;
+    const int64_t D = std::vector<int64_t>{32, 64, 96, 128}[random_.below(4)], G = 1 + random_.below(2), R = 1 + random_.below(20),
+                  H = G * R;
     const int64_t B = 1 + random_.below(3), S = i % 3 == 0 ? 64 : 1 + random_.below(80), Gi = random_.chance(.5) ? 1 : G;
     const int64_t N = i % 5 == 0 ? 1 + random_.below(128) : 1 + random_.below(16), count = 1 + random_.below(i % 7 == 0 ? 100 : 5);
     const bool shared = B > 1 && random_.chance(.5);
@@ -133,8 +138,9 @@ TEST_F(CudaStep, MemoryAttentionOverPages) {
       chunks += some;
     }
     const ChunkWeighting weighting{random_.chance(.4), random_.chance(.4)};
-    const std::string what = fmt::format("B {} H {} G {} D {} S {} Gi {} N {} pages {} chunks {}{}{}{}", B, H, G, D, S, Gi, N, count, chunks,
-                                         shared ? " shared" : "", weighting.stick_breaking ? " stick" : "", weighting.off_by_one ? " +1" : "");
+    const std::string what =
+        fmt::format("B {} H {} G {} D {} S {} Gi {} N {} pages {} chunks {}{}{}{}", B, H, G, D, S, Gi, N, count, chunks,
+                    shared ? " shared" : "", weighting.stick_breaking ? " stick" : "", weighting.off_by_one ? " +1" : "");
     at::Tensor index = at::full({B, 1, Gi, N}, -1, on_gpu(at::kLong));
     for (int64_t b = 0; b < B; ++b) {
       for (int64_t g = 0; g < Gi; ++g) {
@@ -152,6 +158,34 @@ TEST_F(CudaStep, MemoryAttentionOverPages) {
                      want = hsa_pages_reference(q.to(at::kDouble), gain.to(at::kDouble), wide, index, score, weighting);
     expect_close(got, plain, want, what);
     EXPECT_TRUE(at::equal(got, hsa_pages(q, gain, pages, index, score, weighting))) << what;
+  }
+}
+
+// While a step is recorded what is visible is decided by the position on the device, not by the one at the time of the recording.
+TEST_F(CudaStep, RecordedSelectionsSeeWhatTheirPositionSees) {
+  for (int i = 0; i < 20; ++i) {
+    const int64_t B = 1 + random_.below(2), width = 64, chunk = 1 + random_.below(64), count = i % 5 == 0 ? 60 : 1 + random_.below(5);
+    std::vector<at::Tensor> pages;
+    for (int64_t p = 0; p < count; ++p)
+      pages.push_back(at::randint(-2, 3, {B, 1 + random_.below(200), 1, width}, on_gpu(at::kFloat)).to(at::kBFloat16));
+    const at::Tensor all = at::cat(pages, 1), rq = at::randint(-2, 3, {B, 1, 1, width}, on_gpu(at::kFloat)).to(at::kBFloat16);
+    const int64_t C = all.size(1), n = 1 + random_.below(std::min<int64_t>(C, i % 2 == 0 ? 8 : 40));
+    Visibility then;
+    then.chunk = chunk;
+    then.first_position = random_.below(chunk * (C + 1));
+    Visibility now = then;
+    now.first_position = random_.below(chunk * (C + 1));
+    const at::Tensor position = at::full({}, now.first_position, on_gpu(at::kLong));
+    c10::impl::VirtualGuardImpl(at::kCUDA).synchronizeDevice(0);
+    Selection got;
+    {
+      StepRecording recording(position);
+      got = select_chunks(rq, pages, n, then);
+      EXPECT_EQ(recording.lasting_selections, 1);
+    }
+    const Selection want = select_from_scores(landmark_scores(rq, all), n, now);
+    EXPECT_TRUE(at::equal(got.index, want.index)) << fmt::format("C {} n {} chunk {} at {}", C, n, chunk, now.first_position);
+    EXPECT_TRUE(at::equal(got.score, want.score));
   }
 }
 

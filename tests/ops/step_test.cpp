@@ -1,4 +1,6 @@
 // The operators of a decoding step in their plain form (any device) against the operators for whole texts.
+#include "cairn/ops/step/step.h"
+
 #include <ATen/TensorOperators.h>
 #include <ATen/core/grad_mode.h>
 #include <ATen/ops/arange.h>
@@ -16,7 +18,6 @@
 #include "cairn/ops/norm/norm.h"
 #include "cairn/ops/projection/projection.h"
 #include "cairn/ops/select/select.h"
-#include "cairn/ops/step/step.h"
 #include "cairn/ops/swiglu/swiglu.h"
 #include "cairn/ops/window/step.h"
 #include "cairn/ops/window/window.h"
@@ -34,7 +35,8 @@ TEST(Step, AWindowThatMovesGivesWhatTheWholeTextGives) {
   const at::NoGradGuard no_gradient;
   Random random(8, 1);
   for (int i = 0; i < 12; ++i) {
-    const int64_t B = 1 + random.below(2), G = 1 + random.below(2), H = G * (1 + random.below(3)), D = 8, W = 2 + random.below(9), L = W + 20;
+    const int64_t B = 1 + random.below(2), G = 1 + random.below(2), H = G * (1 + random.below(3)), D = 8, W = 2 + random.below(9),
+                  L = W + 20;
     const bool turned = random.chance(.5);
     const at::Tensor alibi = !turned && random.chance(.5) ? normal(random, {H}).abs().to(at::kFloat) : at::Tensor();
     const at::Tensor joined = normal(random, {B, L, (H + 2 * G) * D}).to(at::kFloat), q_gain = normal(random, {D}, .2, 1).to(at::kFloat),
@@ -43,8 +45,8 @@ TEST(Step, AWindowThatMovesGivesWhatTheWholeTextGives) {
     const auto table = [&](int64_t first, int64_t count) {
       return turned ? rotary_table(first, count, D, 1e4, test_device(), at::kFloat) : RotaryTable{};
     };
-    const at::Tensor q = norm_rotate(heads.narrow(2, 0, H), q_gain, table(0, L)), k = norm_rotate(heads.narrow(2, H, G), k_gain, table(0, L)),
-                     v = heads.narrow(2, H + G, G);
+    const at::Tensor q = norm_rotate(heads.narrow(2, 0, H), q_gain, table(0, L)),
+                     k = norm_rotate(heads.narrow(2, H, G), k_gain, table(0, L)), v = heads.narrow(2, H + G, G);
     const at::Tensor want = window_attention_reference(q, k, v, W, alibi);
     // The first W - 1 tokens are there; the column of the next one holds anything.
     const int64_t begin = W - 1;

@@ -237,8 +237,8 @@ int bench_memory(const BenchMemoryOptions& o) {
 
   say_head();
   if (device.is_cuda()) {
-    row("the same, K/V in host memory", fmt::format("{}; {:.2f} x; logits {}", from_host.text(), from_host.at(.5) / near.at(.5),
-                                                    host_equal ? "bit-equal" : "DIFFER"));
+    row("the same, K/V in host memory",
+        fmt::format("{}; {:.2f} x; logits {}", from_host.text(), from_host.at(.5) / near.at(.5), host_equal ? "bit-equal" : "DIFFER"));
   }
   row(device.is_cuda() ? "the same, loaded from the file" : "the same, keys and values mapped",
       fmt::format("{}; {:.2f} x", from_file.text(), from_file.at(.5) / near.at(.5)));
@@ -246,24 +246,25 @@ int bench_memory(const BenchMemoryOptions& o) {
                           static_cast<double>(bytes) / save_seconds / 1e6));
   row("load, mapped", fmt::format("{:.3f} s; logits {}", load_seconds, equal ? "bit-equal" : "DIFFER"));
   if (!o.json.empty()) {
-    const nlohmann::ordered_json json = {{"cairn", CAIRN_VERSION},
-                                         {"kind", "bench_memory"},
-                                         {"tokens", o.tokens},
-                                         {"precision", o.precision},
-                                         {"device", device.str()},
-                                         {"threads", at::get_num_threads()},
-                                         {"turns", o.turns},
-                                         {"read_seconds", read_seconds},
-                                         {"edit_seconds", edits.at(.5)},
-                                         {"sample_seconds", samples.at(.5)},
-                                         {"decode_short_seconds", near.at(.5)},
-                                         {"decode_seconds", far.at(.5)},
-                                         {"decode_mapped_seconds", from_file.at(.5)},
-                                         {"decode_host_seconds", device.is_cuda() ? nlohmann::ordered_json(from_host.at(.5)) : nullptr},
-                                         {"file_bytes", bytes},
-                                         {"save_seconds", save_seconds},
-                                         {"load_seconds", load_seconds},
-                                         {"bit_equal", equal && bit_exact && host_equal}};
+    const nlohmann::ordered_json json = {
+        {"cairn", CAIRN_VERSION},
+        {"kind", "bench_memory"},
+        {"tokens", o.tokens},
+        {"precision", o.precision},
+        {"device", device.str()},
+        {"threads", at::get_num_threads()},
+        {"turns", o.turns},
+        {"read_seconds", read_seconds},
+        {"edit_seconds", edits.at(.5)},
+        {"sample_seconds", samples.at(.5)},
+        {"decode_short_seconds", near.at(.5)},
+        {"decode_seconds", far.at(.5)},
+        {"decode_mapped_seconds", from_file.at(.5)},
+        {"decode_host_seconds", device.is_cuda() ? nlohmann::ordered_json(from_host.at(.5)) : nlohmann::ordered_json(nullptr)},
+        {"file_bytes", bytes},
+        {"save_seconds", save_seconds},
+        {"load_seconds", load_seconds},
+        {"bit_equal", equal && bit_exact && host_equal}};
     write_file(o.json, json.dump(1) + "\n");
   }
   return equal && bit_exact && host_equal ? 0 : 1;

@@ -20,7 +20,8 @@ at::ScalarType parse_precision(const std::string& name, at::Device device) {
 KeysOn parse_keys(const std::string& name, at::Device device) {
   if (name == "device") return KeysOn::kDevice;
   if (name != "host" && name != "mapped") throw UserError("--memory-on: '{}' is not one of device, host, mapped", name);
-  if (!device.is_cuda()) throw UserError("--memory-on {}: there is no other place than main memory without a GPU; leave it out, or use --device cuda", name);
+  if (!device.is_cuda())
+    throw UserError("--memory-on {}: there is no other place than main memory without a GPU; leave it out, or use --device cuda", name);
   return name == "host" ? KeysOn::kHost : KeysOn::kMapped;
 }
 

@@ -70,12 +70,14 @@ void require_memory(const Reader& reader, int64_t rows, int64_t length) {
   const auto bytes = [](int64_t n) { return format_bytes(static_cast<double>(n)); };
   if (host > 0) {
     throw ResourceError(
-        "{} x {} tokens need {} of GPU memory for landmarks and {} to work, of which {} are free, and {} of pinned host memory for keys and "
+        "{} x {} tokens need {} of GPU memory for landmarks and {} to work, of which {} are free, and {} of pinned host memory for keys "
+        "and "
         "values, of which {} are free; use shorter lengths, a smaller --batch or --precision bf16",
         rows, length, bytes(memory), bytes(work), bytes(have), bytes(host), bytes(host_have));
   }
   throw ResourceError(
-      "{} x {} tokens need {} for the memory and {} to work, but only {} of {} memory are free; use shorter lengths, a smaller --batch{} or "
+      "{} x {} tokens need {} for the memory and {} to work, but only {} of {} memory are free; use shorter lengths, a smaller --batch{} "
+      "or "
       "--precision bf16",
       rows, length, bytes(memory), bytes(work), bytes(have), reader.device().is_cuda() ? "GPU" : "main",
       reader.device().is_cuda() ? ", --memory-on host" : "");

@@ -93,7 +93,8 @@ void GraphDecoder::step() {
   const ForwardOptions options = reader_.forward_options();
   const ModelConfig& config = model.config();
   SegmentStart start(state_->end);
-  if (config.positions == "rope") start.table = rotary_table(end_.position, 1, config.head_dim, config.rope_theta, end_.partial.scalar_type());
+  if (config.positions == "rope")
+    start.table = rotary_table(end_.position, 1, config.head_dim, config.rope_theta, end_.partial.scalar_type());
   end_.x = model.lower(model.embed(end_.best), start, &state_->lower, options.compute);
   PagedAccess access(state_->memory, {}, reader_.shares(*state_));
   end_.logits = model.logits(model.upper(end_.x, start, &access, &state_->upper, options, nullptr));
@@ -103,7 +104,9 @@ void GraphDecoder::step() {
 
 void GraphDecoder::complete_chunk() {
   if (state_->holds_end) state_->memory.append(reader_.model().encode_chunks(end_.partial, reader_.forward_options().compute));
-  recorded_.reset();  // one chunk more in sight
+  const ChunkMemory& memory = state_->memory;
+  const bool all_chosen = memory.chunks() <= reader_.forward_options().top_k;  // then the number of slots grows, too
+  if (!lasts_ || all_chosen || memory.pages() != recorded_pages_) recorded_.reset();
 }
 
 at::Tensor GraphDecoder::advance(const at::Tensor& tokens) {
@@ -114,8 +117,11 @@ at::Tensor GraphDecoder::advance(const at::Tensor& tokens) {
     warm_ = true;
   } else {
     if (!recorded_) {
-      const RunAhead ahead;  // weights, landmarks and the rings' other columns are there before the recording runs
+      StepRecording recording(end_.position);  // weights, landmarks and the rings' other columns are there before it runs
       recorded_ = cuda_kernels()->record([this] { step(); });
+      recorded_pages_ = state_->memory.pages();
+      // Where processes share the memory, what each of them gives to a selection changes with every chunk.
+      lasts_ = recording.lasting_selections == recording.selections && reader_.world() == nullptr;
     }
     recorded_->replay();
   }

@@ -1,9 +1,10 @@
 // Decoding one token a step as recorded work (a CUDA graph): the step's some fifty small kernels cost one launch, so a token takes what
 // the GPU needs for it, not what the host needs to ask for it.
 //
-// A recording holds from one completed chunk to the next: inside, the chunks in sight are the same and every tensor has its shape; the one
-// thing that changes, the position, lies on the device. Window caches and tail are rings in which a token has its column by its position.
-// When a chunk is complete it is encoded, appended, and the step recorded again.
+// What changes from step to step lies on the device: the position, and tensors that change in place. Window caches and tail are rings in
+// which a token has its column by its position. When a chunk is complete it is encoded and appended. The recording sees it, because what is
+// visible is decided by the position; the step is recorded again when the memory has begun a new page (or where no kernel of ours selects:
+// with every chunk).
 #pragma once
 
 #include <memory>
@@ -39,6 +40,8 @@ class GraphDecoder {
   StepEnd end_;                         // best: also where the tokens of the next step are read
   bool warm_ = false;                   // a step has run without being recorded: kernels and weights are there
   std::unique_ptr<RecordedWork> recorded_;
+  int64_t recorded_pages_ = 0;  // of the memory
+  bool lasts_ = false;          // the recording sees chunks that are completed later
 };
 
 // One token a step behind a state: as recorded work where that is possible and so many steps are worth the recording, else step by step.
@@ -49,7 +52,7 @@ class StepDecoder {
   // state must outlive this; it moves on with the tokens, at the latest at finish().
   StepDecoder(const Reader& reader, ReaderState& state, int64_t steps);
   at::Tensor advance(const at::Tensor& tokens);  // [B,1] -> logits fp32 [B,1,vocab], good until the next call
-  at::Tensor best() const;  // the most likely next tokens [B,1] behind the last advance(), good until the next
+  at::Tensor best() const;                       // the most likely next tokens [B,1] behind the last advance(), good until the next
   void finish();
   bool records() const { return graph_.has_value(); }
 

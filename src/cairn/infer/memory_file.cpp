@@ -33,7 +33,8 @@ at::Tensor over(std::shared_ptr<uint8_t> bytes, int64_t offset, std::vector<int6
 // The same bytes where a GPU reads them while the pointer lives.
 std::shared_ptr<uint8_t> registered_with_gpu(std::shared_ptr<uint8_t> bytes, int64_t size, const fs::path& path) {
   const StepKernels* own = step_kernels();
-  const std::string problem = own == nullptr || own->register_host == nullptr ? "built without CUDA" : own->register_host(bytes.get(), size);
+  const std::string problem =
+      own == nullptr || own->register_host == nullptr ? "built without CUDA" : own->register_host(bytes.get(), size);
   if (!problem.empty()) {
     throw ResourceError("{}: {} of the mapped file cannot be shown to the GPU ({}); use --memory-on host, which copies it to pinned memory",
                         path.string(), format_bytes(static_cast<double>(size)), problem);

@@ -17,6 +17,7 @@
 
 #include "cairn/core/error.h"
 #include "cairn/ops/cuda/kernels.h"
+#include "cairn/ops/step/kernels.h"
 
 namespace cairn {
 
@@ -67,9 +68,7 @@ void ChunkMemory::place_keys(KeysOn where) {
   keys_on_ = where;
 }
 
-bool ChunkMemory::keys_apart() const {
-  return !pages_.empty() && pages_.back().landmarks.is_cuda() && pages_.back().k.is_cpu();
-}
+bool ChunkMemory::keys_apart() const { return !pages_.empty() && pages_.back().landmarks.is_cuda() && pages_.back().k.is_cpu(); }
 
 ChunkMemory ChunkMemory::with_keys_on_host() const {
   ChunkMemory other = share();
@@ -249,7 +248,9 @@ Selection ChunkMemory::select(const at::Tensor& rq, int64_t top_k, Visibility vi
             at::empty({batch_, rq.size(1), heads_, 0}, rq.options().dtype(at::kFloat))};
   }
   std::vector<at::Tensor> landmarks;
-  for (const Page& page : pages_) landmarks.push_back(page.landmarks.narrow(1, 0, page.used));
+  StepRecording* const recording = StepRecording::current();
+  if (recording != nullptr) ++recording->selections;
+  for (const Page& page : pages_) landmarks.push_back(page.landmarks.narrow(1, 0, recording != nullptr ? page.capacity : page.used));
   visibility.first_chunk = first_chunk_;
   Selection selection =
       landmarks.size() == 1 ? select_chunks(rq, landmarks[0], n, visibility) : select_chunks(rq, landmarks, n, visibility);
@@ -266,7 +267,11 @@ void ChunkMemory::for_landmarks(const std::function<void(int64_t first, const at
 ChunkPages ChunkMemory::chunk_pages() const {
   ChunkPages pages;
   pages.first_chunk = first_chunk_;
-  for (const Page& page : pages_) pages.k.push_back(page.k.narrow(1, 0, page.used)), pages.v.push_back(page.v.narrow(1, 0, page.used));
+  for (const Page& page : pages_) {
+    const int64_t count = StepRecording::current() != nullptr ? page.capacity : page.used;
+    pages.k.push_back(page.k.narrow(1, 0, count));
+    pages.v.push_back(page.v.narrow(1, 0, count));
+  }
   return pages;
 }
 
@@ -306,7 +311,8 @@ void ChunkMemory::gather(const at::Tensor& index, at::Tensor* k, at::Tensor* v, 
 
   const at::Tensor slot = unique_row * width + rank;
   if (keys_apart()) {  // every chunk once, by the kernel that reads host memory
-    const at::Tensor wanted = at::full({batch_ * width}, -1, longs).index_copy_(0, slot, unique_chunk + first_chunk_).view({batch_, 1, 1, width});
+    const at::Tensor wanted =
+        at::full({batch_ * width}, -1, longs).index_copy_(0, slot, unique_chunk + first_chunk_).view({batch_, 1, 1, width});
     const CudaKernels* own = cuda_kernels();
     const ChunkPages pages = chunk_pages();
     CAIRN_CHECK(own != nullptr && own->gather_supports != nullptr && own->gather_supports(pages, wanted),

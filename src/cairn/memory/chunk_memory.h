@@ -77,7 +77,8 @@ class ChunkMemory {
   ChunkMemory expand(int64_t rows) const;
 
   // The top_k visible chunks by score for queries rq [B,L,Q,Dr]; visibility carries the position of row 0, its first_chunk is filled in
-  // here. index holds absolute numbers, [B,L,Q,N] with N = min(top_k, chunks()), so N may be 0.
+  // here. index holds absolute numbers, [B,L,Q,N] with N = min(top_k, chunks()), so N may be 0. While a step is recorded
+  // (ops/step/kernels.h) this and chunk_pages() hand out pages with the slots that are yet to be filled.
   Selection select(const at::Tensor& rq, int64_t top_k, Visibility visibility) const;
 
   // Calls f(absolute number of the first chunk, landmarks [B,n,Q,Dr]) for every page in order.

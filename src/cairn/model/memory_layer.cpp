@@ -93,14 +93,21 @@ at::Tensor memory_attention_block(Residual& x, const Weights& weights, const std
   }
   const Retrieved& found = context.latest;
   const at::Tensor raw = part.back().view({B, L, H, c.head_dim}), &gain = weights.vector(prefix + ".q_norm.weight");
-  const ChunkPages* pages = L == 1 && options.alpha == 0 && !c.rank_decay && context.trace == nullptr ? context.memory->pages() : nullptr;
+  const bool one_row = L == 1 && options.alpha == 0 && !c.rank_decay && context.trace == nullptr && !at::GradMode::is_enabled();
+  const ChunkWeighting weighting = {c.weights != "softmax", c.off_by_one};
+  const ChunkPages* pages = one_row ? context.memory->pages() : nullptr;
   if (pages != nullptr && hsa_pages_supports(raw, gain, *pages, found.selection.index, found.score)) {
-    return hsa_pages(raw, gain, *pages, found.selection.index, found.score, {c.weights != "softmax", c.off_by_one}).flatten(2);
+    return hsa_pages(raw, gain, *pages, found.selection.index, found.score, weighting).flatten(2);
+  }
+  at::Tensor k, v, index;
+  context.memory->gather(found.selection.index, &k, &v, &index);
+  if (one_row && pages == nullptr && k.size(1) > 0) {  // handed round by several processes: the same numbers by the same kernel
+    const auto page = [&](const at::Tensor& x) { return x.view({B, x.size(1) / c.chunk, c.chunk, x.size(2), x.size(3)}); };
+    const ChunkPages gathered = {{page(k)}, {page(v)}, 0};
+    if (hsa_pages_supports(raw, gain, gathered, index, found.score)) return hsa_pages(raw, gain, gathered, index, found.score, weighting).flatten(2);
   }
   const at::Tensor used = found.selection.index >= 0;
   const at::Tensor q = norm_rotate(raw, gain, {});
-  at::Tensor k, v, index;
-  context.memory->gather(found.selection.index, &k, &v, &index);
   k = k.to(q.scalar_type());
   v = v.to(q.scalar_type());
 

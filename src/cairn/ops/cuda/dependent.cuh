@@ -5,7 +5,7 @@
 // Whoever calls let_next_start() or is launched by launch_dependent() calls wait_for_previous() in every thread before it reads what
 // earlier work of the same stream wrote, and before it writes anything at all. When it returns, all earlier work is finished, because each
 // kernel of the chain ends only after it has waited itself. What is read before the wait must have been written before the whole chain was
-// queued: kernels are launched ahead only where runs_hopper() (ops/cuda/hopper.h) and RunAhead (ops/step/kernels.h) say so.
+// queued: kernels are launched ahead only where runs_hopper() (ops/cuda/hopper.h) and StepRecording (ops/step/kernels.h) say so.
 #pragma once
 
 #include <cuda_runtime.h>

@@ -1,8 +1,7 @@
-#include "cairn/ops/cuda/hopper.h"
-
 #include <array>
 #include <atomic>
 
+#include "cairn/ops/cuda/hopper.h"
 #include "cairn/ops/cuda/launch.h"
 #include "cairn/ops/cuda/probe.h"
 

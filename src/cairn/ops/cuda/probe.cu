@@ -1,6 +1,6 @@
-#include "cairn/ops/cuda/probe.h"
-
 #include <cuda_runtime.h>
+
+#include "cairn/ops/cuda/probe.h"
 
 namespace cairn::cuda {
 namespace {

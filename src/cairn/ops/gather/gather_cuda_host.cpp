@@ -19,7 +19,9 @@ bool supports(const ChunkPages& pages, const at::Tensor& index) {
     const at::Tensor &k = pages.k[p], &v = pages.v[p];
     const int64_t size = k.element_size();
     for (const at::Tensor* x : {&k, &v}) {
-      if ((x->device() != index.device() && !(x->is_cpu() && x->is_pinned())) || x->scalar_type() != pages.k[0].scalar_type() || x->strides() != k.strides()) return false;
+      if ((x->device() != index.device() && !(x->is_cpu() && x->is_pinned())) || x->scalar_type() != pages.k[0].scalar_type() ||
+          x->strides() != k.strides())
+        return false;
       if (reinterpret_cast<uintptr_t>(x->const_data_ptr()) % kWord != 0 || x->stride(0) * size % kWord != 0) return false;
     }
     // A chunk is one run of bytes.

@@ -5,11 +5,11 @@
 #include <memory>
 
 #include "cairn/core/error.h"
-#include "cairn/ops/step/kernels.h"
 #include "cairn/ops/cuda/hopper.h"
 #include "cairn/ops/cuda/launch.h"
 #include "cairn/ops/hsa/cuda/pages.h"
 #include "cairn/ops/norm/norm.h"
+#include "cairn/ops/step/kernels.h"
 
 namespace cairn {
 namespace {
@@ -75,7 +75,7 @@ at::Tensor attend(const at::Tensor& q, const at::Tensor& gain, const ChunkPages&
   p.chunk = static_cast<int>(S), p.slots = static_cast<int>(index.size(3)), p.selections = static_cast<int>(index.size(2));
   p.scale = static_cast<float>(1 / std::sqrt(static_cast<double>(D)));
   p.stick_breaking = weighting.stick_breaking, p.off_by_one = weighting.off_by_one;
-  p.ahead = RunAhead::allowed();
+  p.ahead = StepRecording::runs_ahead();
   if (pages.k.size() <= hsa_cuda::kMostPagesFew) {
     launch<hsa_cuda::kMostPagesFew>(p, pages);
   } else {

@@ -3,10 +3,10 @@
 #include <ATen/TensorOperators.h>
 
 #include "cairn/core/error.h"
-#include "cairn/ops/step/kernels.h"
 #include "cairn/ops/hsa/hsa.h"
 #include "cairn/ops/rotary/rotary.h"
 #include "cairn/ops/select/select.h"
+#include "cairn/ops/step/kernels.h"
 
 namespace cairn {
 

@@ -8,12 +8,12 @@
 #include <limits>
 
 #include "cairn/core/error.h"
-#include "cairn/ops/cuda/kernels.h"
-#include "cairn/ops/step/kernels.h"
 #include "cairn/ops/cuda/hopper.h"
+#include "cairn/ops/cuda/kernels.h"
 #include "cairn/ops/cuda/launch.h"
 #include "cairn/ops/norm/launch.h"
 #include "cairn/ops/norm/norm.h"
+#include "cairn/ops/step/kernels.h"
 
 namespace cairn {
 namespace {
@@ -67,7 +67,7 @@ at::Tensor forward(const at::Tensor& x_in, const at::Tensor& weight, const at::T
   p.y = y.mutable_data_ptr();
   constexpr int64_t kNumbersOfABlock = 4096;  // a thread has 16
   p.blocks = std::clamp<int64_t>(x.numel() / kNumbersOfABlock, 1, 4 * kBlocks * multiprocessors(x));
-  p.ahead = RunAhead::allowed() && runs_hopper(x);
+  p.ahead = StepRecording::runs_ahead() && runs_hopper(x);
   check_launch(launch_forward(p, current_stream()));
   return y;
 }

@@ -5,8 +5,8 @@
 #include <ATen/ops/linear.h>
 
 #include "cairn/core/error.h"
-#include "cairn/ops/step/kernels.h"
 #include "cairn/ops/norm/norm.h"
+#include "cairn/ops/step/kernels.h"
 #include "cairn/ops/swiglu/swiglu.h"
 
 namespace cairn {
@@ -17,7 +17,8 @@ void check(const at::Tensor& x, const at::Tensor& gain, const at::Tensor& w) {
               "product of rows of {} numbers with weights [{},{}]", x.dim() > 0 ? x.size(-1) : 0, w.size(0), w.dim() == 2 ? w.size(1) : 0);
 }
 
-const StepKernels* kernels_for(const at::Tensor& x, const at::Tensor& gain, const at::Tensor& w, const at::Tensor& more, at::ScalarType out) {
+const StepKernels* kernels_for(const at::Tensor& x, const at::Tensor& gain, const at::Tensor& w, const at::Tensor& more,
+                               at::ScalarType out) {
   if (!x.is_cuda() || at::GradMode::is_enabled()) return nullptr;
   const StepKernels* own = step_kernels();
   return own != nullptr && own->projection_supports != nullptr && own->projection_supports(x, gain, w, more, out) ? own : nullptr;
@@ -66,6 +67,8 @@ at::Tensor norm_swiglu_reference(const at::Tensor& x, const at::Tensor& gain, co
   return swiglu_joint(at::linear(normed(x, gain, w), w));
 }
 
-at::Tensor linear_add_reference(const at::Tensor& x, const at::Tensor& w, const at::Tensor& residual) { return residual + at::linear(x, w); }
+at::Tensor linear_add_reference(const at::Tensor& x, const at::Tensor& w, const at::Tensor& residual) {
+  return residual + at::linear(x, w);
+}
 
 }  // namespace cairn

@@ -6,11 +6,11 @@
 #include <limits>
 
 #include "cairn/core/error.h"
-#include "cairn/ops/step/kernels.h"
 #include "cairn/ops/cuda/hopper.h"
 #include "cairn/ops/cuda/launch.h"
 #include "cairn/ops/norm/norm.h"
 #include "cairn/ops/projection/launch.h"
+#include "cairn/ops/step/kernels.h"
 
 namespace cairn {
 namespace {
@@ -76,7 +76,7 @@ at::Tensor project(const at::Tensor& x, const at::Tensor& gain, const at::Tensor
   p.width = static_cast<int>(x.size(-1));
   p.outs = static_cast<int>(sizes.back());
   p.swiglu = swiglu;
-  p.ahead = RunAhead::allowed();
+  p.ahead = StepRecording::runs_ahead();
   p.y_bf16 = out == at::kBFloat16;
   check_launch(projection_cuda::launch(p, current_stream()));
   return y;

@@ -8,8 +8,8 @@
 #include <ATen/ops/sin.h>
 
 #include "cairn/core/error.h"
-#include "cairn/ops/step/kernels.h"
 #include "cairn/ops/norm/fused.h"
+#include "cairn/ops/step/kernels.h"
 
 namespace cairn {
 

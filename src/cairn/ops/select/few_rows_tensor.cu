@@ -25,7 +25,8 @@ __device__ inline const Page& page_of(const Params& p, const NoTable&, int page)
 __device__ inline const Page& page_of(const Params&, const PageTable& table, int page) { return table.pages[page]; }
 
 template <typename Table>
-__global__ void __launch_bounds__(kFewThreads, 2) few_rows_tensor_kernel(const __grid_constant__ Params p, const __grid_constant__ Table table) {
+__global__ void __launch_bounds__(kFewThreads, 2)
+    few_rows_tensor_kernel(const __grid_constant__ Params p, const __grid_constant__ Table table, const int64_t* position) {
   extern __shared__ __align__(16) unsigned char memory[];
   auto* ring = reinterpret_cast<uint4*>(memory);                  // [kStages][kStepVectors][2][kFewThreads]
   auto* query = ring + kStages * kStepVectors * 2 * kFewThreads;  // [depths][kStepVectors][32 lanes]
@@ -40,7 +41,8 @@ __global__ void __launch_bounds__(kFewThreads, 2) few_rows_tensor_kernel(const _
 
   cuda::let_next_start();
   // Later rows of a text see at least as much as earlier ones.
-  const int64_t reach = p.shared ? visible(p, p.rows - 1) : visible(p, row_of(p, group, first_row + have - 1).t);
+  const int64_t moved = position != nullptr ? *position - p.position : 0;  // it was written before the whole chain, too
+  const int64_t reach = visible(p, moved + (p.shared ? p.rows - 1 : row_of(p, group, first_row + have - 1).t));
 
   // Loading runs ahead of multiplying: a tile, a depth and a page of its own.
   int64_t load_tile = blockIdx.x;
@@ -82,7 +84,7 @@ __global__ void __launch_bounds__(kFewThreads, 2) few_rows_tensor_kernel(const _
   // Landmarks were written long before the queries: they may be on their way while the kernel in front still runs.
   for (int s = 1; s < kStages; ++s) load();
   cuda::wait_for_previous();
-  if (thread < kFewRows) seen[thread] = thread < have ? visible(p, row_of(p, group, first_row + thread).t) : 0;
+  if (thread < kFewRows) seen[thread] = thread < have ? visible(p, moved + row_of(p, group, first_row + thread).t) : 0;
   if (thread < have) buffer[thread].clear();
   for (int i = thread; i < depths * kStepVectors * 32; i += kFewThreads) {
     const int r = i % 32 / 4, x = i / 32 * kVectorSpan + i % 4 * kVectorNumbers;
@@ -141,7 +143,7 @@ __global__ void __launch_bounds__(kFewThreads, 2) few_rows_tensor_kernel(const _
 }
 
 template <typename Table>
-cudaError_t launch_with(const Params& p, const Table& table, bool ahead, cudaStream_t stream) {
+cudaError_t launch_with(const Params& p, const Table& table, const int64_t* position, bool ahead, cudaStream_t stream) {
   static_assert(kMostChosen + kFewTile <= kFewBuffer && kTileChunks == kTensorTile && kTileChunks <= kFewTile);
   const int64_t group_rows = p.shared ? p.batch * p.rows : p.rows, groups = p.shared ? p.heads : p.batch * p.heads;
   const int64_t depths = (p.width + kStepNumbers - 1) / kStepNumbers;
@@ -149,14 +151,14 @@ cudaError_t launch_with(const Params& p, const Table& table, bool ahead, cudaStr
                         min(group_rows, static_cast<int64_t>(kFewRows)) * static_cast<int64_t>(sizeof(TopBuffer<kFewBuffer>));
   if (const cudaError_t error = allow_shared(few_rows_tensor_kernel<Table>, static_cast<int>(bytes)); error != cudaSuccess) return error;
   const dim3 grid(static_cast<unsigned>(p.launch_parts), static_cast<unsigned>(groups * ((group_rows + kFewRows - 1) / kFewRows)));
-  return cuda::launch_dependent(few_rows_tensor_kernel<Table>, grid, kFewThreads, static_cast<size_t>(bytes), stream, ahead, /*cluster=*/1, p,
-                                table);
+  return cuda::launch_dependent(few_rows_tensor_kernel<Table>, grid, kFewThreads, static_cast<size_t>(bytes), stream, ahead, /*cluster=*/1,
+                                p, table, position);
 }
 
 }  // namespace
 
-cudaError_t launch_few_rows_tensor(const Params& p, const PageTable* table, bool ahead, cudaStream_t stream) {
-  return table == nullptr ? launch_with(p, NoTable(), ahead, stream) : launch_with(p, *table, ahead, stream);
+cudaError_t launch_few_rows_tensor(const Params& p, const PageTable* table, const int64_t* position, bool ahead, cudaStream_t stream) {
+  return table == nullptr ? launch_with(p, NoTable(), position, ahead, stream) : launch_with(p, *table, position, ahead, stream);
 }
 
 }  // namespace cairn::select_cuda

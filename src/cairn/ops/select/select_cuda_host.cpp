@@ -8,11 +8,11 @@
 #include <memory>
 
 #include "cairn/core/error.h"
-#include "cairn/ops/cuda/kernels.h"
-#include "cairn/ops/step/kernels.h"
 #include "cairn/ops/cuda/hopper.h"
+#include "cairn/ops/cuda/kernels.h"
 #include "cairn/ops/cuda/launch.h"
 #include "cairn/ops/select/step_launch.h"
+#include "cairn/ops/step/kernels.h"
 
 namespace cairn {
 namespace {
@@ -128,7 +128,11 @@ Selection select(const at::Tensor& rq_in, const std::vector<at::Tensor>& pages, 
   shape.query_type = type_of(rq), shape.landmark_type = type_of(pages[0]);
   shape.shared = one_memory(rq, pages);
   const int64_t bound = std::max<int64_t>(shape.position + L - 1, 0) / shape.chunk - shape.first_chunk;
-  const int64_t reach = std::clamp<int64_t>(bound, 0, shape.chunks);
+  // A step that is recorded will run at later positions: all pages belong to it, and the kernel asks the device where it is.
+  StepRecording* const recording =
+      way == Way::kFew && by_tensor_cores(shape) && L == 1 && visibility.exclude_window == 0 ? StepRecording::current() : nullptr;
+  if (recording != nullptr) ++recording->lasting_selections;
+  const int64_t reach = recording != nullptr ? shape.chunks : std::clamp<int64_t>(bound, 0, shape.chunks);
 
   Selection out;
   const auto longs = rq.options().dtype(at::kLong), floats = rq.options().dtype(at::kFloat);
@@ -160,7 +164,8 @@ Selection select(const at::Tensor& rq_in, const std::vector<at::Tensor>& pages, 
     p.first_part = parts;
     parts += p.launch_parts;
   }
-  const bool ahead = RunAhead::allowed() && runs_hopper(rq), tensors = by_tensor_cores(shape);
+  const bool ahead = StepRecording::runs_ahead() && runs_hopper(rq), tensors = by_tensor_cores(shape);
+  const int64_t* const position = recording != nullptr ? recording->position().const_data_ptr<int64_t>() : nullptr;
   at::Tensor lists;
   if (parts > 1) lists = at::empty({B * L * Q, parts, n}, longs);
   for (Launch& launch : launches) {
@@ -170,7 +175,7 @@ Selection select(const at::Tensor& rq_in, const std::vector<at::Tensor>& pages, 
     p.index = out.index.mutable_data_ptr<int64_t>();
     p.score = out.score.mutable_data_ptr<float>();
     if (way == Way::kFew && tensors) {
-      check_launch(launch_few_rows_tensor(p, launch.table.get(), ahead, current_stream()));
+      check_launch(launch_few_rows_tensor(p, launch.table.get(), position, ahead, current_stream()));
     } else {
       check_launch(way == Way::kFew ? launch_few_rows(p, current_stream()) : launch_many_rows(p, current_stream()));
     }

@@ -11,8 +11,9 @@ struct PageTable {
   Page pages[kMostTablePages];
 };
 
-// Both bf16. table null: the pages in `params`; else its first page_count.
-cudaError_t launch_few_rows_tensor(const Params& params, const PageTable* table, bool ahead, cudaStream_t stream);
+// Both bf16. table null: the pages in `params`; else its first page_count. position: null, or where on the device lies what params.position
+// would be.
+cudaError_t launch_few_rows_tensor(const Params& params, const PageTable* table, const int64_t* position, bool ahead, cudaStream_t stream);
 cudaError_t launch_merge(const Params& params, bool ahead, cudaStream_t stream);
 
 }  // namespace cairn::select_cuda

@@ -1,7 +1,9 @@
 #include "cairn/ops/step/kernels.h"
 
 #include <cstdlib>
+#include <utility>
 
+#include "cairn/core/error.h"
 #include "cairn/ops/cuda/kernels.h"
 
 namespace cairn {
@@ -13,7 +15,7 @@ StepKernels& table() {
   return it;
 }
 
-thread_local int running_ahead = 0;
+thread_local StepRecording* recording = nullptr;
 
 // For comparisons: with CAIRN_PLAIN_LAUNCHES set, each kernel waits for the one in front of it.
 bool plain_launches() {
@@ -30,8 +32,12 @@ bool register_step_kernels(void (*fill)(StepKernels* table)) {
   return true;
 }
 
-RunAhead::RunAhead() { ++running_ahead; }
-RunAhead::~RunAhead() { --running_ahead; }
-bool RunAhead::allowed() { return running_ahead > 0 && !plain_launches(); }
+StepRecording::StepRecording(at::Tensor position) : position_(std::move(position)) {
+  CAIRN_CHECK(recording == nullptr && position_.dim() == 0 && position_.scalar_type() == at::kLong, "a step is being recorded already");
+  recording = this;
+}
+StepRecording::~StepRecording() { recording = nullptr; }
+StepRecording* StepRecording::current() { return recording; }
+bool StepRecording::runs_ahead() { return recording != nullptr && !plain_launches(); }
 
 }  // namespace cairn

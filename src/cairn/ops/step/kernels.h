@@ -46,15 +46,26 @@ const StepKernels* step_kernels();
 // For the objects that hold kernels, as register_cuda_kernels().
 bool register_step_kernels(void (*fill)(StepKernels* table));
 
-// While one lives, this thread records work whose weights, window rings and landmarks are written before the recording is run, never in it:
-// its kernels may fetch those while the kernel in front of them still runs (ops/cuda/dependent.cuh).
-class RunAhead {
+// While one lives, this thread records a decoding step that will run many times: weights, window rings and landmarks are written before it
+// runs, never in it, so its kernels may fetch those while the kernel in front of them still runs (ops/cuda/dependent.cuh); and the position
+// that decides what is visible lies on the device, so a memory may hand out its pages with the slots that are yet to be filled.
+class StepRecording {
  public:
-  RunAhead();
-  ~RunAhead();
-  RunAhead(const RunAhead&) = delete;
-  RunAhead& operator=(const RunAhead&) = delete;
-  static bool allowed();
+  explicit StepRecording(at::Tensor position);  // int64, no dimension
+  ~StepRecording();
+  StepRecording(const StepRecording&) = delete;
+  StepRecording& operator=(const StepRecording&) = delete;
+
+  // Of this thread; null: nothing is being recorded.
+  static StepRecording* current();
+  static bool runs_ahead();  // current() is there, and launches ahead are not switched off
+
+  const at::Tensor& position() const { return position_; }
+  // Selections of this step, and those of them whose kernel reads the position when it runs.
+  int selections = 0, lasting_selections = 0;
+
+ private:
+  const at::Tensor position_;
 };
 
 }  // namespace cairn

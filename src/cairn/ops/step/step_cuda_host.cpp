@@ -3,9 +3,9 @@
 
 #include <limits>
 
-#include "cairn/ops/step/kernels.h"
 #include "cairn/ops/cuda/hopper.h"
 #include "cairn/ops/cuda/launch.h"
+#include "cairn/ops/step/kernels.h"
 #include "cairn/ops/step/launch.h"
 
 namespace cairn {
@@ -16,10 +16,10 @@ bool is_plain(const at::Tensor& t, at::ScalarType type, const at::Tensor& like) 
 }
 
 bool end_supports(const StepEnd& s) {
-  return runs_hopper(s.x) && is_plain(s.x, at::kFloat, s.x) && is_plain(s.logits, at::kFloat, s.x) && is_plain(s.partial, at::kFloat, s.x) &&
-         is_plain(s.tail, at::kFloat, s.x) && is_plain(s.best, at::kLong, s.x) && is_plain(s.position, at::kLong, s.x) &&
-         is_plain(s.arrived, at::kInt, s.x) && s.x.size(0) >= 1 && s.x.size(0) < 65536 && s.logits.size(2) >= 1 &&
-         s.logits.size(2) < std::numeric_limits<int32_t>::max();
+  return runs_hopper(s.x) && is_plain(s.x, at::kFloat, s.x) && is_plain(s.logits, at::kFloat, s.x) &&
+         is_plain(s.partial, at::kFloat, s.x) && is_plain(s.tail, at::kFloat, s.x) && is_plain(s.best, at::kLong, s.x) &&
+         is_plain(s.position, at::kLong, s.x) && is_plain(s.arrived, at::kInt, s.x) && s.x.size(0) >= 1 && s.x.size(0) < 65536 &&
+         s.logits.size(2) >= 1 && s.logits.size(2) < std::numeric_limits<int32_t>::max();
 }
 
 void end_step(const StepEnd& s) {
@@ -34,7 +34,7 @@ void end_step(const StepEnd& s) {
   p.arrived = reinterpret_cast<unsigned int*>(s.arrived.mutable_data_ptr<int32_t>());
   p.width = s.x.size(2), p.vocab = s.logits.size(2), p.chunk = s.partial.size(1), p.tail_tokens = s.tail.size(1);
   p.batch = static_cast<int>(s.x.size(0));
-  p.ahead = RunAhead::allowed();
+  p.ahead = StepRecording::runs_ahead();
   check_launch(step_cuda::launch_end(p, current_stream()));
 }
 
@@ -49,7 +49,7 @@ RotaryTable rotary(const at::Tensor& first, int64_t length, int64_t head_dim, do
   p.cosine = table.cosine.mutable_data_ptr<float>();
   p.sine = table.sine.mutable_data_ptr<float>();
   p.length = length, p.half = head_dim / 2, p.theta = theta;
-  p.ahead = RunAhead::allowed();
+  p.ahead = StepRecording::runs_ahead();
   check_launch(step_cuda::launch_rotary(p, current_stream()));
   return table;
 }

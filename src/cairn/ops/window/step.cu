@@ -4,7 +4,7 @@
 
 #include "cairn/ops/cuda/dependent.cuh"
 #include "cairn/ops/cuda/vector.cuh"
-#include "cairn/ops/window/step_launch.h"
+#include "cairn/ops/window/launch.h"
 
 namespace cairn::window_cuda {
 namespace {

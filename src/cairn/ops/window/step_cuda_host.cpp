@@ -3,11 +3,11 @@
 
 #include <cmath>
 
-#include "cairn/ops/step/kernels.h"
 #include "cairn/ops/cuda/hopper.h"
 #include "cairn/ops/cuda/launch.h"
 #include "cairn/ops/norm/norm.h"
-#include "cairn/ops/window/step_launch.h"
+#include "cairn/ops/step/kernels.h"
+#include "cairn/ops/window/launch.h"
 
 namespace cairn {
 namespace {
@@ -24,13 +24,13 @@ bool is_rows(const at::Tensor& x, const at::Tensor& like) {
          reinterpret_cast<uintptr_t>(x.const_data_ptr()) % 16 == 0;
 }
 
-bool supports(const at::Tensor& joined, const at::Tensor& q_gain, const at::Tensor& k_gain, const RotaryTable& table, const WindowRing& ring,
-              const at::Tensor& alibi) {
+bool supports(const at::Tensor& joined, const at::Tensor& q_gain, const at::Tensor& k_gain, const RotaryTable& table,
+              const WindowRing& ring, const at::Tensor& alibi) {
   const int64_t D = ring.k.size(3);
   return runs_hopper(joined) && is_rows(joined, joined) && is_rows(ring.k, joined) && is_rows(ring.v, joined) &&
          ring.position.device() == joined.device() && is_vector(q_gain, joined) && is_vector(k_gain, joined) &&
-         is_vector(table.cosine, joined) && is_vector(table.sine, joined) && is_vector(alibi, joined) &&
-         (D == 32 || D == 64 || D == 128) && joined.size(0) <= kMostBatch && ring.k.size(1) <= kMostWindow;
+         is_vector(table.cosine, joined) && is_vector(table.sine, joined) && is_vector(alibi, joined) && (D == 32 || D == 64 || D == 128) &&
+         joined.size(0) <= kMostBatch && ring.k.size(1) <= kMostWindow;
 }
 
 at::Tensor step(const at::Tensor& joined, const at::Tensor& q_gain, const at::Tensor& k_gain, const RotaryTable& table,
@@ -50,7 +50,7 @@ at::Tensor step(const at::Tensor& joined, const at::Tensor& q_gain, const at::Te
   p.batch = static_cast<int>(B), p.heads = static_cast<int>(H), p.kv_heads = static_cast<int>(G), p.head_dim = static_cast<int>(D);
   p.window = static_cast<int>(ring.k.size(1));
   p.scale = static_cast<float>(1 / std::sqrt(static_cast<double>(D)));
-  p.ahead = RunAhead::allowed();
+  p.ahead = StepRecording::runs_ahead();
   check_launch(window_cuda::launch_step(p, current_stream()));
   return o;
 }

@@ -95,9 +95,9 @@ class Weights {
 
 template <int D, int MOST>
 __device__ void attend(const PagesParams& p, const PageTable<MOST>& pages) {
-  constexpr int kPieces = D / 32;        // 16-byte pieces of a key that a lane holds
-  constexpr int kSets = (D + 63) / 64;   // columns are made 64 at a time
-  constexpr int kColumns = D / 8;        // of a row, that a thread sums over warps and slots
+  constexpr int kPieces = D / 32;       // 16-byte pieces of a key that a lane holds
+  constexpr int kSets = (D + 63) / 64;  // columns are made 64 at a time
+  constexpr int kColumns = D / 8;       // of a row, that a thread sums over warps and slots
   extern __shared__ __align__(16) unsigned char memory[];
   auto& shared = *reinterpret_cast<Shared<D, MOST>*>(memory);
   namespace cg = cooperative_groups;
@@ -150,7 +150,7 @@ __device__ void attend(const PagesParams& p, const PageTable<MOST>& pages) {
   for (int slot = rank; slot < p.slots; slot += ranks) {
     const int64_t number = p.index[selection + slot], chunk = number - p.first_chunk;
     if (number < 0 || chunk < 0 || chunk >= p.chunks) continue;  // the same for the whole block
-    int page = 0;  // the last one that begins at or before the chunk
+    int page = 0;                                                // the last one that begins at or before the chunk
     for (int low = 1, high = p.page_count; low < high;) {
       const int middle = (low + high) / 2;
       if (shared.begin[middle] <= chunk) {
@@ -174,7 +174,8 @@ __device__ void attend(const PagesParams& p, const PageTable<MOST>& pages) {
         const int key = first + t * 8 + line;
 #pragma unroll
         for (int i = 0; i < kPieces; ++i) {
-          k[t][i] = key < p.chunk ? *reinterpret_cast<const uint4*>(keys + key * token_stride + i * 32 + c * kEight) : make_uint4(0, 0, 0, 0);
+          k[t][i] =
+              key < p.chunk ? *reinterpret_cast<const uint4*>(keys + key * token_stride + i * 32 + c * kEight) : make_uint4(0, 0, 0, 0);
         }
       }
 #pragma unroll
@@ -183,8 +184,8 @@ __device__ void attend(const PagesParams& p, const PageTable<MOST>& pages) {
 #pragma unroll
         for (int s = 0; s < kSets; ++s) {
           const int column = s * 64 + line * kEight;
-          v[j][s] = key < p.chunk && column < D ? *reinterpret_cast<const uint4*>(values + key * token_stride + column)
-                                                : make_uint4(0, 0, 0, 0);
+          v[j][s] =
+              key < p.chunk && column < D ? *reinterpret_cast<const uint4*>(values + key * token_stride + column) : make_uint4(0, 0, 0, 0);
         }
       }
       float s[2][4] = {};
@@ -297,7 +298,8 @@ __device__ void attend(const PagesParams& p, const PageTable<MOST>& pages) {
 #endif
 
 template <int D, int MOST>
-__global__ void __launch_bounds__(kThreads) pages_kernel(const __grid_constant__ PagesParams p, const __grid_constant__ PageTable<MOST> pages) {
+__global__ void __launch_bounds__(kThreads)
+    pages_kernel(const __grid_constant__ PagesParams p, const __grid_constant__ PageTable<MOST> pages) {
 #if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 900
   attend<D, MOST>(p, pages);
 #endif

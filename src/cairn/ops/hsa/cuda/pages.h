@@ -11,12 +11,12 @@ constexpr int kMostPagesFew = 64, kMostPages = 512;  // the table travels with t
 constexpr int kMostSlots = 128;
 
 struct PagesParams {
-  const void* q;        // bf16 [B,H,D], rows q_stride numbers apart
-  const float* gain;    // [D]
-  const int64_t* index; // [B,Gi,N] contiguous
-  const float* score;   // [B,Gi,N] contiguous
-  void* o;              // bf16 [B,H,D] contiguous
-  int64_t q_stride, first_chunk, chunks, chunk_stride;  // numbers from chunk to chunk; chunks of all pages
+  const void* q;                                                 // bf16 [B,H,D], rows q_stride numbers apart
+  const float* gain;                                             // [D]
+  const int64_t* index;                                          // [B,Gi,N] contiguous
+  const float* score;                                            // [B,Gi,N] contiguous
+  void* o;                                                       // bf16 [B,H,D] contiguous
+  int64_t q_stride, first_chunk, chunks, chunk_stride;           // numbers from chunk to chunk; chunks of all pages
   int batch, heads, groups, head_dim, chunk, slots, selections;  // B, H, G, D, S, N, Gi
   int page_count;
   float scale;  // 1 / sqrt(D)
