@@ -50,6 +50,14 @@ __device__ inline void copy_bytes(uint32_t to, const void* from, int bytes, uint
                : "memory");
 }
 
+// 16 bytes by this thread, without waiting; arrive_after_copies() arrives once all of them so far are there.
+__device__ inline void copy_16(uint32_t to, const void* from) {
+  asm volatile("cp.async.cg.shared.global [%0], [%1], 16;\n" ::"r"(to), "l"(from) : "memory");
+}
+__device__ inline void arrive_after_copies(uint32_t barrier) {
+  asm volatile("cp.async.mbarrier.arrive.noinc.shared::cta.b64 [%0];\n" ::"r"(barrier) : "memory");
+}
+
 // Makes ordinary writes to shared memory visible to the matrix unit; a barrier must follow.
 __device__ inline void fence_shared_for_matrix() { asm volatile("fence.proxy.async.shared::cta;\n" ::: "memory"); }
 // Between ordinary writes of partial results and the copies that fetch them.
