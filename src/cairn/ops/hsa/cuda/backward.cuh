@@ -101,13 +101,16 @@ __device__ inline void store_matrix(uint32_t to, const uint32_t* x) {
 __device__ inline void store_dots(const Params& p, const Stage<2>& stage, int row, int rows, float* dots) {
   const int R = p.R;
   const bool shared_weight = p.partial_dot == nullptr && p.Hw != p.H;
-  if (shared_weight) {
+  if (shared_weight && R == 16) {
+    dots[0] += dots[1];
+#pragma unroll
+    for (int step = 1; step < 8; step *= 2) dots[0] += __shfl_xor_sync(0xffffffff, dots[0], 4 * step);
+  } else if (shared_weight) {
 #pragma unroll
     for (int step = 1; step < 8; step *= 2) {
       if (step >= R) continue;
       dots[0] += __shfl_xor_sync(0xffffffff, dots[0], 4 * step), dots[1] += __shfl_xor_sync(0xffffffff, dots[1], 4 * step);
     }
-    if (R == 16) dots[0] += dots[1];
   }
   if (threadIdx.x % 4 != 0) return;
 #pragma unroll
@@ -280,7 +283,7 @@ __global__ void __launch_bounds__(kBackwardThreads, kD <= 64 ? 2 : 1)
   __shared__ Shared<kStages, 2> shared;
   const uint32_t base = (shared_address(raw) + 1023) & ~1023u;
   prepare(p, shared, base, p.shared_bytes - 1024);
-  constexpr int kFetching = kShort ? 64 : 48;  // registers
+  constexpr int kFetching = kShort ? 72 : 48;  // registers
   // Two thread blocks share a multiprocessor: the computing warps take over registers that the others do not need.
   if (threadIdx.x >= kThreads) {
     if constexpr (kD <= 64) asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;\n" ::"n"(kFetching));

@@ -100,7 +100,7 @@ Workspace plan(Params* p, bool backward, bool ordered, int processors, const Pla
     for (p->box_keys = kKeyBlock; p->S % p->box_keys != 0;) p->box_keys /= 2;
   }
   const int64_t block_pairs = block_rows * p->Gi * p->N, all_pairs = rows * p->Gi * p->N;
-  int64_t item_pairs = (backward ? 1024 : 512) / R;
+  int64_t item_pairs = (backward ? 2048 : 512) / R;
   const int64_t most = options.item_pairs > 0 ? options.item_pairs : item_pairs;
   while (item_pairs > 2 * tile_pairs && all_pairs * p->fan / item_pairs < processors * 12) item_pairs /= 2;
   if (options.item_pairs > 0) item_pairs = options.item_pairs;

@@ -50,7 +50,7 @@ class Producer {
   __device__ void help(int own) {
     s = own;
     for (uint32_t turn = 0;; turn ^= 1) {
-      barrier_wait(shared_address(&shared.ready[s]), turn);
+      barrier_wait_idly(shared_address(&shared.ready[s]), turn);
       const Kind kind = shared.stage[s].kind;
       const uint32_t bytes = kind == Kind::kTile ? fetch_rows(shared.stage[s]) : 0;
       if (p.by_lanes) arrive_after_copies(shared_address(&shared.full[s]));
@@ -62,7 +62,13 @@ class Producer {
  private:
   static __device__ int lane_here() { return thread_here() % 32; }
   __device__ uint32_t take() { return lane_here() == 0 ? atomicAdd(p.ticket, 1u) : 0; }
-  __device__ void wait_empty() { barrier_wait(shared_address(&shared.empty[s]), phase ^ 1); }
+  __device__ void wait_empty() {
+    if (kHelpers) {
+      barrier_wait_idly(shared_address(&shared.empty[s]), phase ^ 1);
+    } else {
+      barrier_wait(shared_address(&shared.empty[s]), phase ^ 1);
+    }
+  }
   __device__ void arrive_full(uint32_t bytes) {
     __syncwarp();
     if (lane_here() == 0) {
@@ -307,8 +313,8 @@ class Producer {
     if (p.lse != nullptr) to.lse = (row * p.H + head) * p.N + slot;
   }
 
-  // Partial results of a few rows of queries: for each row, index head and up to 64 heads, those of the used slots, as many at a time as a
-  // stage holds.
+  // Partial results of a few rows of queries: for each row, index head and up to kSumHeads heads, those of the used slots, as many at a
+  // time as a stage holds.
   __device__ void fetch_partial(const Ticket& ticket) {
     const int lane = lane_here();
     const int64_t row0 = ticket.block * p.block_rows + static_cast<int64_t>(ticket.number) * kReduceRows;
@@ -335,8 +341,8 @@ class Producer {
     fence_global_for_copies();
     const char* ring = static_cast<const char*>(p.partial) + ticket.block % p.ring * p.block_rows * Gi * N * p.own_blocks * Hi * (kD * 2);
     for (int at_row = 0; at_row < rows * Gi; ++at_row) {
-      for (int head = 0; head < Hi; head += kTileRows) {
-        const int heads = min(kTileRows, Hi - head), most = kTensors * kBlockBytes / (heads * kD * 2);
+      for (int head = 0; head < Hi; head += kSumHeads<kD>) {
+        const int heads = min(kSumHeads<kD>, Hi - head), most = kTensors * kBlockBytes / (heads * kD * 2);
         const int64_t row = row0 + (Gi == 1 ? at_row : at_row / Gi), gi = Gi == 1 ? 0 : at_row % Gi;
         const char* from = ring + (((row0 - ticket.block * p.block_rows) * Gi + at_row) * N * p.own_blocks * Hi + head) * (kD * 2);
         int slot = 0;

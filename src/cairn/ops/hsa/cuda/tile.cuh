@@ -151,6 +151,10 @@ struct Stage<2> : StageHead {
   int64_t ring[kTileRows], dot[kTileRows];
 };
 
+// Heads whose partial results are summed at a time: one 16-byte piece a thread, two of widths beyond 64.
+template <int kD>
+constexpr int kSumHeads = kD > 64 ? 16 : 1024 / kD;
+
 template <int kStages, int kTensors>
 struct Shared {
   static constexpr int kWindow = kTensors * kWindowPairs;  // the backward has the space
