@@ -262,11 +262,12 @@ TEST(CudaHsa, TakesStridedOperands) {
   EXPECT_TRUE(at::equal(twice[1], want[0]));
 }
 
-// Many blocks of rows and a ring that is used again and again: the same numbers as from short pieces of the rows.
+// Many blocks of rows and a ring that is used again and again: the same numbers as from short pieces of the rows. With one head a K/V head
+// items are longer than what their producer looks at together.
 TEST(CudaHsa, LongSequencesEqualTheirPieces) {
   CAIRN_NEED_KERNELS();
   Random random(31, 6);
-  for (const int64_t G : {1, 4}) {
+  for (const int64_t G : {1, 4, 8, 16}) {
     Case c;
     c.L = 90000, c.C = 300, c.N = 8, c.H = 16, c.G = G, c.Hw = 16, c.S = 32;
     const at::TensorOptions bf16 = at::TensorOptions(at::kCUDA).dtype(at::kBFloat16);
@@ -288,6 +289,37 @@ TEST(CudaHsa, LongSequencesEqualTheirPieces) {
     }
     EXPECT_LE(worst(all.k, dk), 0.01 * dk.abs().max().item<double>());
     EXPECT_LE(worst(all.v, dv), 0.01 * dv.abs().max().item<double>());
+  }
+}
+
+// So many runs that their sums are not kept one by one: additions take turns.
+TEST(CudaHsa, DeterministicModeRepeatsBitForBitOverLongSequences) {
+  CAIRN_NEED_KERNELS();
+  Random random(31, 8);
+  const CudaKernels& kernels = *cuda_kernels();
+  for (const auto& [L, N] : std::vector<std::array<int64_t, 2>>{{9000, 8}, {66000, 32}}) {
+    Case c;
+    c.L = L, c.C = 500, c.N = N, c.S = 32;
+    const at::TensorOptions bf16 = at::TensorOptions(at::kCUDA).dtype(at::kBFloat16);
+    const at::Tensor q = at::randn({1, c.L, c.H, c.D}, bf16), g = at::randn({1, c.L, c.H, c.D}, bf16);
+    const at::Tensor k = at::randn({1, c.C * c.S, 1, c.D}, bf16), v = at::randn({1, c.C * c.S, 1, c.D}, bf16);
+    const at::Tensor index = random_index(random, 1, c.L, 1, c.N, c.C), w = at::rand({1, c.L, 1, c.N}, at::TensorOptions(at::kCUDA));
+    const auto run = [&](bool deterministic) {
+      at::globalContext().setDeterministicAlgorithms(deterministic, false);
+      HsaGradients d = kernels.hsa_backward(g, {}, q, k, v, index, w, c.S, false);
+      at::globalContext().setDeterministicAlgorithms(false, false);
+      return d;
+    };
+    const HsaGradients first = run(true), free = run(false);
+    for (int again = 0; again < 3; ++again) {
+      const HsaGradients next = run(true);
+      EXPECT_TRUE(at::equal(first.k, next.k)) << L;
+      EXPECT_TRUE(at::equal(first.v, next.v)) << L;
+    }
+    EXPECT_TRUE(at::equal(first.q, free.q)) << L;
+    EXPECT_TRUE(at::equal(first.weight, free.weight)) << L;
+    EXPECT_LE(worst(first.k, free.k), 0.01 * first.k.abs().max().item<double>()) << L;
+    EXPECT_LE(worst(first.v, free.v), 0.01 * first.v.abs().max().item<double>()) << L;
   }
 }
 

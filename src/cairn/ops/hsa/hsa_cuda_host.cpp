@@ -96,8 +96,8 @@ class Launch {
   // Cuts the work, inverts the selection and runs the kernel of the width.
   void run() {
     const cudaStream_t stream = current_stream();
-    const bool turns = backward && at::globalContext().deterministicAlgorithms();
-    const Workspace sizes = hsa_cuda::plan(&p, backward, turns, multiprocessors(hold_[0]));
+    const bool ordered = backward && at::globalContext().deterministicAlgorithms();
+    const Workspace sizes = hsa_cuda::plan(&p, backward, ordered, multiprocessors(hold_[0]));
     const int64_t pairs = p.B * p.L * p.Gi * p.N;
     const size_t sort_bytes = hsa_cuda::inversion_workspace_bytes(pairs);
     uint32_t* lists = static_cast<uint32_t*>(bytes(16 * pairs));
@@ -105,14 +105,16 @@ class Launch {
     void* counters = bytes(sizes.counter_bytes);
     p.partial = bytes(sizes.partial_bytes);
     if (sizes.dot_bytes > 0) p.partial_dot = static_cast<float*>(bytes(sizes.dot_bytes));
-    hsa_cuda::set_counters(&p, counters, turns);
+    hsa_cuda::set_counters(&p, counters, sizes.before > 0);
     check_launch(hsa_cuda::launch_inversion(&p, lists, lists + 2 * pairs, sort_space, sort_bytes, counters,
                                             static_cast<size_t>(sizes.counter_bytes), stream));
-    if (turns) {
-      unsigned int* starts = static_cast<unsigned int*>(bytes(sizes.starts * 4 * (1 + hsa_cuda::kCopies)));
-      check_launch(hsa_cuda::launch_turns(&p, starts, starts + sizes.starts, stream));
+    if (ordered) {
+      unsigned int* starts = static_cast<unsigned int*>(bytes(4 * (sizes.starts + sizes.before)));
+      check_launch(hsa_cuda::launch_starts(&p, starts, sizes.before > 0 ? starts + sizes.starts : nullptr, stream));
     }
-    if (backward) {
+    if (sizes.run_bytes > 0) {
+      p.runs = static_cast<float*>(bytes(sizes.run_bytes));
+    } else if (backward) {
       const int64_t numbers = p.B * p.G * p.C * p.S * p.D;
       sums_ = at::zeros({2, sizes.copies, numbers}, hold_[0].options().dtype(at::kFloat));
       p.copy_step = numbers;

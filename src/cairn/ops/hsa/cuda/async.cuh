@@ -36,6 +36,20 @@ __device__ inline void barrier_wait(uint32_t barrier, uint32_t parity) {
       : "memory");
 }
 
+// The same for a warp that can wait a little longer: spinning would take turns from those that compute.
+__device__ inline void barrier_wait_idly(uint32_t barrier, uint32_t parity) {
+  asm volatile(
+      "{\n.reg .pred done;\n"
+      "again:\n"
+      "mbarrier.try_wait.parity.shared::cta.b64 done, [%0], %1, 0x989680;\n"
+      "@done bra over;\n"
+      "nanosleep.u32 40;\n"
+      "bra again;\n"
+      "over:\n}\n" ::"r"(barrier),
+      "r"(parity)
+      : "memory");
+}
+
 // Fetches the box of `map` at (column, head, token, batch) to `to` and reports to `barrier`.
 __device__ inline void copy_box(uint32_t to, const CUtensorMap* map, uint32_t barrier, int column, int head, int token, int batch) {
   asm volatile(
@@ -48,6 +62,24 @@ __device__ inline void copy_bytes(uint32_t to, const void* from, int bytes, uint
   asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];\n" ::"r"(to), "l"(from), "r"(bytes),
                "r"(barrier)
                : "memory");
+}
+
+// 16 bytes by this thread, without waiting; arrive_after_copies() arrives once all of them so far are there. For racecheck, which does not
+// follow that either (see kArrivals), by ordinary loads and stores.
+__device__ inline void copy_16(uint32_t to, const void* from) {
+#if defined(CAIRN_RACECHECK)
+  const uint4 x = __ldg(static_cast<const uint4*>(from));
+  asm volatile("st.shared.v4.b32 [%0], {%1, %2, %3, %4};\n" ::"r"(to), "r"(x.x), "r"(x.y), "r"(x.z), "r"(x.w) : "memory");
+#else
+  asm volatile("cp.async.cg.shared.global [%0], [%1], 16;\n" ::"r"(to), "l"(from) : "memory");
+#endif
+}
+__device__ inline void arrive_after_copies(uint32_t barrier) {
+#if defined(CAIRN_RACECHECK)
+  barrier_arrive(barrier);
+#else
+  asm volatile("cp.async.mbarrier.arrive.noinc.shared::cta.b64 [%0];\n" ::"r"(barrier) : "memory");
+#endif
 }
 
 // Makes ordinary writes to shared memory visible to the matrix unit; a barrier must follow.

@@ -10,7 +10,7 @@ namespace cairn::hsa_cuda {
 #if CAIRN_HAS_WGMMA
 // kShort: the chunk has at most 64 keys, so that its scores are complete at once.
 template <int kD, bool kShort>
-__device__ inline void forward_tile(const Params& p, Lane lane, const Stage& stage, uint32_t q_at, uint32_t base) {
+__device__ inline void forward_tile(const Params& p, Lane lane, const Stage<1>& stage, uint32_t q_at, uint32_t base) {
   constexpr int kPanels = (kD + 63) / 64, kBlockBytes = kPanels * kPanelBytes;
   constexpr float kLog2e = 1.44269504f, kLn2 = 0.693147181f;
   const int key_blocks = kShort ? 1 : p.key_blocks;
@@ -20,17 +20,18 @@ __device__ inline void forward_tile(const Params& p, Lane lane, const Stage& sta
   const int count = stage.count;
   const float scale = p.scale * kLog2e;
   uint32_t weight[2] = {};
-#pragma unroll
-  for (int i = 0; i < 2; ++i) {
-    if (lane.pair(i) < count) weight[i] = load_weight(p, stage.pair[lane.pair(i)].weight + lane.weight_of_head(p, i));
-  }
-
   float o[kPanels * 32], top[2] = {p.off_by_one ? 0.0f : -INFINITY, p.off_by_one ? 0.0f : -INFINITY}, sum[2] = {};
   for (int kb = 0; kb < key_blocks; ++kb) {
     float s[32];
     wgmma_fence();
     product_of_rows<kD>(s, panel_descriptor(q_at), panel_descriptor(keys_at + static_cast<uint32_t>(kb * kBlockBytes)));
     wgmma_commit();
+    if (kb == 0) {  // while the product runs
+#pragma unroll
+      for (int i = 0; i < 2; ++i) {
+        if (lane.pair(i) < count) weight[i] = load_weight(p, stage.pair[lane.pair(i)].weight + lane.weight_of_head(p, i));
+      }
+    }
     wgmma_wait<0>();
     const int keys_left = static_cast<int>(p.S) - kb * kKeyBlock;
     if (keys_left < kKeyBlock) mask_columns(s, keys_left);
@@ -89,17 +90,17 @@ __global__ void __launch_bounds__(kBlockThreads, kD > 64  ? 2
 #if CAIRN_HAS_WGMMA
   constexpr int kStages = forward_stages(kD), kBlockBytes = (kD + 63) / 64 * kPanelBytes;
   extern __shared__ uint8_t raw[];
-  __shared__ Shared<kStages> shared;
+  __shared__ Shared<kStages, 1> shared;
   const uint32_t base = (shared_address(raw) + 1023) & ~1023u;
-  prepare(shared, base, p.shared_bytes - 1024);
+  prepare(p, shared, base, p.shared_bytes - 1024);
   if (threadIdx.x >= kThreads) {
     Producer<kD, kStages, 1>(p, maps, shared, base).run();
     return;
   }
   const uint32_t tiles = base + static_cast<uint32_t>(p.tiles_at);
   const Lane lane(p);
-  for (Cursor<kStages> cursor{shared};;) {
-    const Stage& stage = cursor.wait();
+  for (Cursor<kStages, 1> cursor{shared};;) {
+    const Stage<1>& stage = cursor.wait();
     if (stage.kind == Kind::kLast) break;
     const int block = stage.block;
     if (stage.kind == Kind::kReduce) {
@@ -108,6 +109,7 @@ __global__ void __launch_bounds__(kBlockThreads, kD > 64  ? 2
       if (threadIdx.x == 0) add_release(p.reduce_done + block, 1);
       continue;
     }
+    if (p.by_lanes) fence_shared_for_matrix();
     forward_tile<kD, kShort>(p, lane, stage, tiles + static_cast<uint32_t>(cursor.s * kBlockBytes), base);
     const bool item_ends = stage.item_ends;
     if (stage.run_ends) release(shared.chunk_empty[stage.chunk_slot]);

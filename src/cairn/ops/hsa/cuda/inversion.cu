@@ -52,11 +52,11 @@ __device__ int64_t first_not_below(const Params& p, uint32_t key, int64_t low, i
 }
 
 __global__ void starts_kernel(const Params p, unsigned int* starts) {
-  const int64_t at = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x, keys = p.B * p.Gi * p.C;
+  const int64_t at = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x, keys = p.B * p.Gi * p.C + 1;
   if (at >= p.blocks * keys) return;
-  const int64_t block = at / keys, block_pairs = p.block_rows * p.Gi * p.N, first = block * block_pairs;
+  const int64_t block_pairs = p.block_rows * p.Gi * p.N, first = at / keys * block_pairs;
   const int64_t end = min(first + block_pairs, p.B * p.L * p.Gi * p.N);
-  starts[at] = static_cast<unsigned int>(first_not_below(p, static_cast<uint32_t>(block * (keys + 1) + at % keys), first, end));
+  starts[at] = static_cast<unsigned int>(first_not_below(p, static_cast<uint32_t>(at), first, end));
 }
 
 // before[block, key, copy] = pairs of the chunk in the slices of earlier blocks that belong to the copy.
@@ -64,19 +64,12 @@ __global__ void before_kernel(const Params p, unsigned int* before) {
   const int64_t at = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x, keys = p.B * p.Gi * p.C, key = at / kCopies;
   const unsigned int copy = static_cast<unsigned int>(at % kCopies), T = static_cast<unsigned int>(p.item_pairs);
   if (key >= keys) return;
-  const int64_t block_pairs = p.block_rows * p.Gi * p.N, all = p.B * p.L * p.Gi * p.N;
+  const unsigned int block_pairs = static_cast<unsigned int>(p.block_rows * p.Gi * p.N);
   unsigned int count = 0;
   for (int64_t block = 0; block < p.blocks; ++block) {
     before[(block * keys + key) * kCopies + copy] = count;
-    const unsigned int first = static_cast<unsigned int>(block * block_pairs), start = p.starts[block * keys + key] - first;
-    unsigned int end;
-    if (key + 1 < keys) {
-      end = p.starts[block * keys + key + 1] - first;
-    } else {  // unused slots follow
-      end = static_cast<unsigned int>(
-                first_not_below(p, static_cast<uint32_t>(block * (keys + 1) + keys), first, min((block + 1) * block_pairs, all))) -
-            first;
-    }
+    const unsigned int* starts = p.starts + block * (keys + 1) + key;
+    const unsigned int first = static_cast<unsigned int>(block) * block_pairs, start = starts[0] - first, end = starts[1] - first;
     for (unsigned int slice = start / T + (copy + kCopies - start / T % kCopies) % kCopies; slice * T < end; slice += kCopies) {
       count += min(end, (slice + 1) * T) - max(start, slice * T);
     }
@@ -98,12 +91,41 @@ __global__ void finish_keys_kernel(const Params p, int64_t M, __nv_bfloat16* dk,
 #pragma unroll
       for (int i = 0; i < 4; ++i) sum[2 * i] += parts[i].x, sum[2 * i + 1] += parts[i].y;
     }
-    k = make_uint2(pack_bf16(sum[0] * p.scale, sum[1] * p.scale), pack_bf16(sum[2] * p.scale, sum[3] * p.scale));
+    k = make_uint2(pack_bf16(sum[0], sum[1]), pack_bf16(sum[2], sum[3]));
     v = make_uint2(pack_bf16(sum[4], sum[5]), pack_bf16(sum[6], sum[7]));
   }
   const int64_t to = ((b * M + m) * p.G + g) * p.D + d;
   *reinterpret_cast<uint2*>(dk + to) = k;
   *reinterpret_cast<uint2*>(dv + to) = v;
+}
+
+// The sums of the runs of every chunk, in the order of the sorted lists. A thread does 4 numbers, of dk or of dv, that lie together.
+__global__ void finish_runs_kernel(const Params p, int64_t M, __nv_bfloat16* dk, __nv_bfloat16* dv) {
+  const int64_t at = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x, pieces = p.D / 4;
+  if (at >= 2 * p.B * M * p.G * pieces) return;
+  const int64_t piece = at % pieces, g = at / pieces % p.G, m = at / pieces / p.G % M, b = at / pieces / p.G / M % p.B;
+  const int tensor = static_cast<int>(at / pieces / p.G / M / p.B);
+  float4 sum = make_float4(0, 0, 0, 0);
+  if (m < p.C * p.S) {
+    const int64_t own = m % p.S / kKeyBlock, keys = p.B * p.Gi * p.C, slices = p.main_items / p.fan;
+    const int64_t key = (b * p.Gi + (p.Gi == 1 ? 0 : g)) * p.C + m / p.S, part = (p.Gi == 1 ? g * p.own_blocks : 0) + own;
+    const int64_t number = (tensor * kKeyBlock + m % p.S % kKeyBlock) * p.D + piece * 4, step = p.fan * 2 * kKeyBlock * p.D;
+    for (int64_t block = 0; block < p.blocks; ++block) {
+      const unsigned int* starts = p.starts + block * (keys + 1) + key;
+      const int64_t first = block * p.block_rows * p.Gi * p.N, start = starts[0] - first, end = starts[1] - first;
+      if (start == end) continue;
+      const int64_t from = start / p.item_pairs, count = (end - 1) / p.item_pairs - from + 1;
+      const float* x = p.runs + ((block * (slices + keys) + from + key) * p.fan + part) * (2 * kKeyBlock * p.D) + number;
+#pragma unroll 8
+      for (int64_t i = 0; i < count; ++i) {
+        const float4 y = __ldcs(reinterpret_cast<const float4*>(x + i * step));
+        sum.x += y.x, sum.y += y.y, sum.z += y.z, sum.w += y.w;
+      }
+    }
+  }
+  const int64_t column = piece / 4 * 16 + piece % 4 * 2;  // see fragment_column
+  uint32_t* to = reinterpret_cast<uint32_t*>((tensor == 0 ? dk : dv) + ((b * M + m) * p.G + g) * p.D + column);
+  to[0] = pack_bf16(sum.x, sum.y), to[4] = pack_bf16(sum.z, sum.w);
 }
 
 }  // namespace
@@ -138,11 +160,11 @@ cudaError_t launch_inversion(Params* p, uint32_t* keys, uint32_t* values, void* 
   return error;
 }
 
-cudaError_t launch_turns(Params* p, unsigned int* starts, unsigned int* before, cudaStream_t stream) {
+cudaError_t launch_starts(Params* p, unsigned int* starts, unsigned int* before, cudaStream_t stream) {
   const int64_t keys = p->B * p->Gi * p->C;
-  starts_kernel<<<blocks_for(p->blocks * keys), kGridThreads, 0, stream>>>(*p, starts);
+  starts_kernel<<<blocks_for(p->blocks * (keys + 1)), kGridThreads, 0, stream>>>(*p, starts);
   p->starts = starts;
-  before_kernel<<<blocks_for(keys * kCopies), kGridThreads, 0, stream>>>(*p, before);
+  if (before != nullptr) before_kernel<<<blocks_for(keys * kCopies), kGridThreads, 0, stream>>>(*p, before);
   p->before = before;
   return cudaGetLastError();
 }
@@ -150,6 +172,11 @@ cudaError_t launch_turns(Params* p, unsigned int* starts, unsigned int* before, 
 cudaError_t launch_finish_keys(const Params& p, int64_t M, void* dk, void* dv, cudaStream_t stream) {
   const int64_t threads = p.B * M * p.G * p.D / 4;
   if (threads == 0) return cudaSuccess;
+  if (p.runs != nullptr) {
+    finish_runs_kernel<<<blocks_for(2 * threads), kGridThreads, 0, stream>>>(p, M, static_cast<__nv_bfloat16*>(dk),
+                                                                             static_cast<__nv_bfloat16*>(dv));
+    return cudaGetLastError();
+  }
   finish_keys_kernel<<<blocks_for(threads), kGridThreads, 0, stream>>>(p, M, static_cast<__nv_bfloat16*>(dk),
                                                                        static_cast<__nv_bfloat16*>(dv));
   return cudaGetLastError();

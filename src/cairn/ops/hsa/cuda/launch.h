@@ -25,11 +25,11 @@ cudaError_t launch_few_rows(const Params& p, cudaStream_t stream);
 // Whether the current device runs the machine code for compute capability 9.0a; what is compiled from PTX elsewhere has empty kernels.
 bool runs_here();
 
-// dk, dv (bf16, [B,M,G,D] contiguous) from the fp32 sums of the backward; keys from C*S on become zero.
+// dk, dv (bf16, [B,M,G,D] contiguous) from the fp32 sums of the backward, or of its runs; keys from C*S on become zero.
 cudaError_t launch_finish_keys(const Params& p, int64_t M, void* dk, void* dv, cudaStream_t stream);
 
-// `starts` and `before` of Params from the sorted lists, into memory of these sizes.
-cudaError_t launch_turns(Params* p, unsigned int* starts, unsigned int* before, cudaStream_t stream);
+// `starts` and, unless null, `before` of Params from the sorted lists, into memory of these sizes.
+cudaError_t launch_starts(Params* p, unsigned int* starts, unsigned int* before, cudaStream_t stream);
 
 // Sets the dynamic shared memory of a kernel and asks how many thread blocks of it the device holds at a time.
 template <typename Kernel>

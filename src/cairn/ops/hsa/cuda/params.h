@@ -18,7 +18,8 @@ constexpr int kThreads = 128;  // that compute: one warp group; a fifth warp fet
 constexpr int kBlockThreads = kThreads + 32;
 constexpr int kTileRows = 64;           // rows of a tile
 constexpr int kKeyBlock = 64;           // keys of a chunk that one matrix instruction takes
-constexpr int kMostItemPairs = 128;     // pairs of an item
+constexpr int kWindowPairs = 128;       // pairs of an item that its producer looks at together
+constexpr int kMostItemPairs = 1024;    // pairs of an item; where items take turns kWindowPairs
 constexpr int kCopies = 8;              // of dk and dv where additions have an order
 constexpr int kReduceRows = 4;          // rows of queries that one reduce item sums
 constexpr int kMostReduceSlots = 4096;  // slots of the index tensor in a reduce item: kReduceRows Gi N
@@ -39,12 +40,13 @@ struct Params {
   void* o = nullptr;        // [B,L,H,D] bf16 contiguous: o, in the backward dq
   float* lse = nullptr;     // [B,L,H,N] fp32 or null; unused slots are not written
   void* dweight = nullptr;  // [B,L,Hw,N] in the dtype of weight; zeroed before
-  float* dk = nullptr;  // [B,G,C*S,D] fp32, columns in fragment order (see fragment_column), without the factor 1/sqrt(D); zeroed before
-  float* dv = nullptr;  // the same
+  float* dk = nullptr;      // [B,G,C*S,D] fp32, columns in fragment order (see fragment_column); zeroed before
+  float* dv = nullptr;      // the same
 
   int64_t B = 0, L = 0, H = 0, G = 0, D = 0, S = 0, C = 0, N = 0, Gi = 1, Hw = 1;
-  int32_t R = 1;    // H / G
-  float scale = 1;  // 1 / sqrt(D)
+  int32_t R = 1;               // H / G
+  uint32_t inverse_R = 65536;  // floor(65536 / R) + 1: x inverse_R >> 16 is x / R for x < 64 (x for R = 1)
+  float scale = 1;             // 1 / sqrt(D)
 
   // The inverted selection: for each block its pairs by ascending key. key = block * (B Gi C + 1) + (b Gi + gi) C + chunk; unused slots
   // have the block's last key.
@@ -61,6 +63,9 @@ struct Params {
   int32_t fan = 1;         // main items of one slice of pairs: K/V groups that share it, times own_blocks
   int32_t own_blocks = 1;  // in the backward: pieces of 64 keys of a chunk
   int32_t box_keys = 64;   // keys that one copy fetches
+  // Rows of q and grad_o come by 16 bytes a lane rather than by one copy a pair: where R is small, and a power of two, the copy engine
+  // would be the limit.
+  bool by_lanes = false;
   // Dynamic shared memory: [chunk_slots][k, v][key_blocks][panel], from tiles_at on [stage][tensor][panel].
   int32_t chunk_slots = 1, key_blocks = 1, tiles_at = 0, shared_bytes = 0;
   uint32_t reduce_every = 1;                  // main_items / reduce_items + 1
@@ -71,10 +76,14 @@ struct Params {
   unsigned int* main_done = nullptr;          // [blocks] finished main items
   unsigned int* reduce_done = nullptr;        // [blocks]
 
-  // Additions to dk and dv in a fixed order; all null where it is free. The item of slice i of a block adds to copy i mod kCopies of the
-  // sums, and to each copy of a chunk's sums the items add one after the other.
+  // dk and dv in a fixed order of additions; all null where it is free.
+  const unsigned int* starts = nullptr;  // [blocks][B Gi C + 1] place of the chunk's first pair in the block's sorted list, then their end
+  // Where memory allows each run keeps its sums to itself: that of (slice, key) is number slice + key of its block, since both only grow
+  // along the list; launch_finish_keys adds them up. dk and dv are null then.
+  float* runs = nullptr;  // [blocks][slices + B Gi C][fan][dk, dv][64][D]
+  // Otherwise the item of slice i of a block adds to copy i mod kCopies of the sums, and to each copy of a chunk's sums the items add one
+  // after the other.
   unsigned int* turn = nullptr;          // [B G C][key_blocks][kCopies] pairs added so far; zero at launch
-  const unsigned int* starts = nullptr;  // [blocks][B Gi C] place of the chunk's first pair in the block's sorted list
   const unsigned int* before = nullptr;  // [blocks][B Gi C][kCopies] pairs of the chunk in earlier blocks
   int64_t copy_step = 0;                 // numbers of dk (and of dv) from copy to copy
 };

@@ -10,6 +10,8 @@ constexpr int64_t kHalfShared = 106 * 1024;         // the same where two are to
 constexpr int64_t kBlockBytes = int64_t{64} << 20;  // partial results of a block of the forward (measured on an H200, as are the next two)
 constexpr int64_t kMostBlockBytes = int64_t{1} << 29;
 constexpr int64_t kLittleBytes = int64_t{1} << 29;
+constexpr int64_t kMostByLanes = 1;  // heads of a group whose rows come by lanes (measured on an H200)
+constexpr int64_t kMostRunBytes = int64_t{1} << 30;
 constexpr int64_t kMost32 = (int64_t{1} << 31) - 1;
 
 int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
@@ -61,9 +63,9 @@ bool few_rows(const Params& p) {
   return pairs <= kFewPairs || p.L * p.N * 2 < p.C;
 }
 
-Workspace plan(Params* p, bool backward, bool turns, int processors, const PlanOptions& options) {
+Workspace plan(Params* p, bool backward, bool ordered, int processors, const PlanOptions& options) {
   const int64_t rows = p->B * p->L, R = p->H / p->G, tile_pairs = kTileRows / R, key_blocks = key_blocks_of(*p);
-  p->R = static_cast<int32_t>(R);
+  p->R = static_cast<int32_t>(R), p->inverse_R = static_cast<uint32_t>(65536 / R + (R > 1 ? 1 : 0));
   const int64_t row_bytes = p->H * p->N * p->D * 2 * (backward ? key_blocks : 1);  // partial results of a row of queries
 
   // Little work is two blocks that are summed at the end. Otherwise a block is as small as it can be with enough items that waiting for its
@@ -92,17 +94,23 @@ Workspace plan(Params* p, bool backward, bool turns, int processors, const PlanO
   p->tiles_at = static_cast<int32_t>(shared.chunk_slots * 2 * key_blocks * panels_of(p->D));
   p->own_blocks = static_cast<int32_t>(backward ? key_blocks : 1);
   p->fan = static_cast<int32_t>(p->Gi == 1 ? p->G : 1) * p->own_blocks;
+  p->by_lanes = R <= (options.lanes != 0 ? options.lanes : kMostByLanes) && (R & (R - 1)) == 0;
   p->box_keys = static_cast<int32_t>(p->S);
   if (p->S > kKeyBlock) {
     for (p->box_keys = kKeyBlock; p->S % p->box_keys != 0;) p->box_keys /= 2;
   }
   const int64_t block_pairs = block_rows * p->Gi * p->N, all_pairs = rows * p->Gi * p->N;
-  int64_t item_pairs = (backward ? 1024 : 512) / R;
-  // Not where items take turns: more of them wait longer for each other than they gain.
-  while (!turns && item_pairs > 2 * tile_pairs && all_pairs * p->fan / item_pairs < processors * 12) item_pairs /= 2;
+  int64_t item_pairs = (backward ? 2048 : 512) / R;
+  const int64_t most = options.item_pairs > 0 ? options.item_pairs : item_pairs;
+  while (item_pairs > 2 * tile_pairs && all_pairs * p->fan / item_pairs < processors * 12) item_pairs /= 2;
   if (options.item_pairs > 0) item_pairs = options.item_pairs;
-  item_pairs = std::clamp<int64_t>(item_pairs, tile_pairs, kMostItemPairs);
-  p->item_pairs = static_cast<int32_t>(item_pairs / tile_pairs * tile_pairs);
+  item_pairs = std::clamp<int64_t>(item_pairs, tile_pairs, kMostItemPairs) / tile_pairs * tile_pairs;
+  const int64_t keys = p->B * p->Gi * p->C;
+  const int64_t run_bytes = p->blocks * (ceil_div(block_pairs, item_pairs) + keys) * p->fan * 2 * kKeyBlock * p->D * 4;
+  const bool runs = ordered && run_bytes <= (options.most_run_bytes > 0 ? options.most_run_bytes : kMostRunBytes), turns = ordered && !runs;
+  // No small items where they take turns: they would wait longer for each other than they gain.
+  if (turns) item_pairs = std::clamp<int64_t>(most, tile_pairs, kWindowPairs) / tile_pairs * tile_pairs;
+  p->item_pairs = static_cast<int32_t>(item_pairs);
   p->main_items = static_cast<uint32_t>(ceil_div(block_pairs, p->item_pairs) * p->fan);
   p->reduce_items = static_cast<uint32_t>(ceil_div(block_rows, kReduceRows));
   p->reduce_every = p->main_items / p->reduce_items + 1;
@@ -110,8 +118,8 @@ Workspace plan(Params* p, bool backward, bool turns, int processors, const PlanO
   Workspace w;
   w.partial_bytes = p->ring * block_rows * row_bytes;
   w.dot_bytes = backward && dots_in_ring(*p) ? p->ring * block_rows * p->N * p->H * 4 : 0;
-  w.starts = turns ? p->blocks * p->B * p->Gi * p->C : 0;
-  w.copies = turns ? kCopies : 1;
+  w.starts = ordered ? p->blocks * (keys + 1) : 0, w.before = turns ? p->blocks * keys * kCopies : 0;
+  w.run_bytes = runs ? run_bytes : 0, w.copies = turns ? kCopies : runs ? 0 : 1;
   w.counter_bytes = 8 + 2 * p->blocks * 4 + (turns ? p->B * p->G * p->C * key_blocks * kCopies * 4 : 0);
   return w;
 }

@@ -40,13 +40,13 @@ __device__ inline uint4 in_column_order(const float* sum) {
 }
 
 // Sums the partial results of a reduce item, stage by stage, into rows of o; starts at the cursor's stage and ends behind the item's last.
-template <int kD, int kStages>
-__device__ inline void reduce_item(const Params& p, Cursor<kStages>& cursor, uint32_t tiles, uint32_t stage_bytes) {
-  constexpr int kMost = kTileRows * kD / 8 / kThreads;  // 16-byte pieces of a thread
+template <int kD, int kStages, int kTensors>
+__device__ inline void reduce_item(const Params& p, Cursor<kStages, kTensors>& cursor, uint32_t tiles, uint32_t stage_bytes) {
+  constexpr int kMost = (kSumHeads<kD> * kD / 8 + kThreads - 1) / kThreads;  // 16-byte pieces of a thread
   float sum[kMost][8] = {};
   const int thread = thread_here();
   for (bool item_ends = false; !item_ends;) {
-    const Stage& stage = cursor.wait();
+    const StageHead& stage = cursor.wait();
     const int pieces = stage.sum_heads * (kD / 8), count = stage.count;
     const int64_t row = stage.sum_row;
     const bool ends = stage.sum_ends;

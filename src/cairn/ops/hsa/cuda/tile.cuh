@@ -111,19 +111,18 @@ __device__ inline Ticket ticket_of(const Params& p, uint32_t all) {
 
 enum class Kind : int { kTile, kReduce, kLast };
 
-// Where a pair of a tile reads and writes, for the first head of the tile.
+// Where a pair of a tile of the forward reads and writes, for the first head of the tile.
 struct __align__(16) PairPlace {
-  int64_t weight;  // element of weight and dweight
+  int64_t weight;  // element of weight
   int64_t ring;    // row of D partial results
-  int64_t lse;     // element of lse and grad_lse
-  int64_t dot;     // element of partial_dot
+  int64_t lse;     // element of lse
 };
 
 // What the producer tells the consumers about a stage.
-struct Stage {
+struct StageHead {
   Kind kind;
   int count;                  // pairs of the tile; partial results to sum
-  int g;                      // K/V head
+  int b, g;                   // sequence, K/V head
   int chunk_slot;             // which of the fetched chunks
   int own;                    // 64 keys of the chunk that the item does (backward)
   bool run_ends, item_ends;   // with this tile
@@ -134,21 +133,41 @@ struct Stage {
   int sum_heads;    // reduce: rows of D
   bool sum_ends;    // reduce: these were the last partial results of the row
   uint32_t number;  // reduce: of the item
+};
+
+template <int kTensors>
+struct Stage : StageHead {
   PairPlace pair[kTileRows];
 };
 
-template <int kStages>
+// Of the backward: rows, not pairs, since its helpers have the time for it.
+template <>
+struct Stage<2> : StageHead {
+  uint32_t pair[kTileRows], token[kTileRows];  // of the pairs
+  uint32_t first_pair;                         // of the block
+  int64_t ring_row;                            // of the block's first pair, own keys and first head included
+  // Of the rows: weight and gradient of lse, 0 behind the last row; row of D partial results; element of partial_dot, else of dweight.
+  float2 weight_and_grad_lse[kTileRows];
+  int64_t ring[kTileRows], dot[kTileRows];
+};
+
+// Heads whose partial results are summed at a time: one 16-byte piece a thread, two of widths beyond 64.
+template <int kD>
+constexpr int kSumHeads = kD > 64 ? 16 : 1024 / kD;
+
+template <int kStages, int kTensors>
 struct Shared {
-  uint64_t full[kStages], empty[kStages], chunk_empty[2];
-  Stage stage[kStages];
-  // The producer's own: an item's pairs, or which slots a reduce item sums.
+  static constexpr int kWindow = kTensors * kWindowPairs;  // the backward has the space
+  uint64_t full[kStages], empty[kStages], ready[kStages], chunk_empty[2];
+  Stage<kTensors> stage[kStages];
+  // The producer's own: a window of an item's pairs, or which slots a reduce item sums.
   union {
     struct {
       int block, own;
-      uint32_t first_pair, ring_pair, slice;     // the block's first pair; rows of partial results of a pair
-      int64_t ring_row;                          // of the block's first pair
-      uint32_t starts[kMostItemPairs / 32 + 1];  // one bit a pair: it begins a run
-      uint32_t pair[kMostItemPairs], token[kMostItemPairs], chunk[kMostItemPairs], b[kMostItemPairs], g[kMostItemPairs];
+      uint32_t first_pair, ring_pair, slice;                 // the block's first pair; rows of partial results of a pair
+      int64_t ring_row;                                      // of the block's first pair
+      uint32_t starts[kWindow / 32 + 1];                     // one bit a pair of the window: it begins a run
+      uint32_t pair[kWindow], token[kWindow], key[kWindow];  // key: (b Gi + gi) C + chunk
     } item;
     uint32_t used[kMostReduceSlots / 32];
   };
@@ -177,8 +196,8 @@ __device__ inline int thread_here() {
   return thread;
 }
 
-// What a consumer thread knows of its two rows of every tile (they are 8 apart): pair of the tile and head of the group, in one register.
-// Whatever is spilled to local memory has to come from the L2 cache, since shared memory leaves the L1 cache next to nothing.
+// What a consumer thread of the forward knows of its two rows of every tile (they are 8 apart): pair of the tile and head of the group, in
+// one register. Whatever is spilled to local memory has to come from the L2 cache, since shared memory leaves the L1 cache next to nothing.
 class Lane {
  public:
   __device__ explicit Lane(const Params& p) {
