@@ -2,9 +2,11 @@
 // operands, and the route loss's sums; against the plain paths.
 #include <ATen/Context.h>
 #include <ATen/TensorOperators.h>
+#include <ATen/ops/cat.h>
 #include <ATen/ops/rand.h>
 #include <ATen/ops/randint.h>
 #include <ATen/ops/randn.h>
+#include <ATen/ops/split_with_sizes.h>
 #include <fmt/format.h>
 #include <gtest/gtest.h>
 
@@ -12,6 +14,7 @@
 
 #include "cairn/ops/cuda/kernels.h"
 #include "cairn/ops/norm/norm.h"
+#include "cairn/ops/rotary/rotary.h"
 #include "cairn/ops/route/route.h"
 #include "cairn/ops/select/select.h"
 #include "ops/compare.h"
@@ -114,6 +117,38 @@ TEST_F(CudaTraining, ScoresOfShortOperands) {
     EXPECT_EQ(got.y.scalar_type(), at::kFloat);
     EXPECT_LE(worst(got.y, want.y), 1e-5 * largest(want.y)) << what;
     for (size_t i = 0; i < 2; ++i) EXPECT_LE(worst(got.grads[i], want.grads[i]), largest(want.grads[i]) / 100) << what << ": gradient " << i;
+  }
+}
+
+// The joint path against the three parts by themselves, in fp64.
+TEST_F(CudaTraining, QueriesKeysAndValuesOfOneProduct) {
+  for (const auto& [B, L, H, G, D] : {std::tuple<int64_t, int64_t, int64_t, int64_t, int64_t>{1, 5, 2, 1, 16}, {2, 70, 8, 8, 64}, {3, 33, 4, 2, 128}}) {
+    for (const bool turned : {true, false}) {
+      for (const int part : {0, 1, 2, 3}) {  // which results weigh: q, k, v, all
+        const auto loss = [&, B = B, L = L, H = H, G = G, D = D](bool reference) {
+          return [=](const Tensors& x) {
+            const RotaryTable table = turned ? rotary_table(int64_t{1} << 33, L, D, 1e4, x[0].device(), x[0].scalar_type()) : RotaryTable{};
+            QueryKeyValue all;
+            if (reference) {
+              const std::vector<at::Tensor> p = x[0].split_with_sizes({H * D, G * D, G * D}, -1);
+              all = {norm_rotate_reference(p[0].view({B, L, H, D}), x[1], table), norm_rotate_reference(p[1].view({B, L, G, D}), x[2], table),
+                     p[2].view({B, L, G, D})};
+            } else {
+              all = split_norm_rotate(x[0], x[1], x[2], table, H, G);
+            }
+            if (part == 0) return all.q.flatten(2) + 0 * (x[2].sum());
+            if (part == 1) return all.k.flatten(2) + 0 * (x[1].sum());
+            if (part == 2) return all.v.flatten(2) + 0 * (x[1].sum() + x[2].sum());
+            return at::cat({all.q.flatten(2), all.k.flatten(2), all.v.flatten(2)}, 2);
+          };
+        };
+        const Tensors x = {random({B, L, (H + 2 * G) * D}, 2), random({D}, 0.2, 1), random({D}, 0.2, 1)};
+        const at::Tensor c = random({B, L, (part == 0 ? H : part == 3 ? H + 2 * G : G) * D});
+        const std::string what = fmt::format("B {} L {} H {} G {} D {} turned {} part {}", B, L, H, G, D, turned, part);
+        expect_close_fp32(loss(false), loss(true), x, c, what);
+        expect_close_bf16(loss(false), loss(true), loss(true), x, c, what);
+      }
+    }
   }
 }
 

@@ -25,18 +25,9 @@ at::Tensor project_joined(Residual& x, const Weights& weights, const std::string
 }
 
 // The same taken apart; q and k normed per head and rotated.
-struct Projected {
-  at::Tensor q, k, v;  // [B,L,H|Hkv,D]
-};
-
-Projected project(Residual& x, const Weights& weights, const std::string& prefix, const ModelConfig& c, const RotaryTable& rotary) {
-  const at::Tensor joined = project_joined(x, weights, prefix);
-  const int64_t B = joined.size(0), L = joined.size(1), q_width = c.heads * c.head_dim, kv_width = c.kv_heads * c.head_dim;
-  // Split, not narrowed: the gradients of the parts then become one tensor at once, without zeros and sums.
-  const std::vector<at::Tensor> part = joined.split_with_sizes({q_width, kv_width, kv_width}, -1);
-  const auto heads = [&](const at::Tensor& x) { return x.view({B, L, x.size(-1) / c.head_dim, c.head_dim}); };
-  return {norm_rotate(heads(part[0]), weights.vector(prefix + ".q_norm.weight"), rotary),
-          norm_rotate(heads(part[1]), weights.vector(prefix + ".k_norm.weight"), rotary), heads(part[2])};
+QueryKeyValue project(Residual& x, const Weights& weights, const std::string& prefix, const ModelConfig& c, const RotaryTable& rotary) {
+  return split_norm_rotate(project_joined(x, weights, prefix), weights.vector(prefix + ".q_norm.weight"),
+                           weights.vector(prefix + ".k_norm.weight"), rotary, c.heads, c.kv_heads);
 }
 
 void add_output(Residual& x, const at::Tensor& attended, const Weights& weights, const std::string& prefix) {
@@ -97,7 +88,7 @@ void window_attention_block(Residual& x, const Weights& weights, const std::stri
     add_output(x, attended, weights, prefix);
     return;
   }
-  Projected p = project(x, weights, prefix, c, positions.rotary);
+  QueryKeyValue p = project(x, weights, prefix, c, positions.rotary);
   if (cache != nullptr) {
     if (cache->k.defined()) {
       p.k = at::cat({cache->k, p.k}, 1);
@@ -119,7 +110,7 @@ void mlp_block(Residual& x, Residual& onto, const Weights& weights, const std::s
 }
 
 void encoder_layer(Residual& x, const Weights& weights, const std::string& prefix, const ModelConfig& c, const RotaryTable& rotary) {
-  const Projected p = project(x, weights, prefix + ".attention", c, rotary);
+  const QueryKeyValue p = project(x, weights, prefix + ".attention", c, rotary);
   add_output(x, full_attention(p.q, p.k, p.v), weights, prefix + ".attention");
   mlp_block(x, x, weights, prefix + ".mlp", c.mlp());
 }

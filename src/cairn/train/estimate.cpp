@@ -5,19 +5,22 @@
 #include "cairn/core/error.h"
 #include "cairn/core/files.h"
 #include "cairn/eval/resources.h"
+#include "cairn/ops/cuda/kernels.h"
 
 namespace cairn {
 namespace {
 
 // Bytes a token that one phase keeps for its backward pass. Counted from the tensors that the plain operators save; `e` is the size of a
 // number in products, norms and the residual stream are fp32.
-double activation_bytes(const TrainConfig& config, const Phase& phase, int64_t sequences) {
+double activation_bytes(const TrainConfig& config, const Phase& phase, int64_t sequences, bool kernels) {
   const ModelConfig& m = config.model;
   const double e = config.train.precision == "bf16" ? 2 : 4;
   const double d = static_cast<double>(m.d_model), h = static_cast<double>(m.heads * m.head_dim),
                kv = static_cast<double>(m.kv_heads * m.head_dim);
-  const double mlp = 8 * d + e * d + 4 * e * static_cast<double>(m.mlp());
-  const double attention = 8 * d + e * d + (2 * e + 8) * (h + kv) + 2 * e * kv + 2 * e * h;
+  // The residual sum and its norm; with kernels the sum is kept once, and queries and keys as they come and as they are used.
+  const double residual = (kernels ? 4 : 8) * d + e * d, wide = kernels ? 0 : 8;
+  const double mlp = residual + (kernels ? 3 : 4) * e * static_cast<double>(m.mlp());
+  const double attention = residual + (2 * e + wide) * (h + kv) + 2 * e * kv + 2 * e * h;
   const double window_layer = attention + mlp;
   const double per_chunk = 1.0 + 1.0 / static_cast<double>(m.chunk);
   double bytes =
@@ -34,8 +37,8 @@ double activation_bytes(const TrainConfig& config, const Phase& phase, int64_t s
     }
     if (layer.window) bytes += attention;
     if (layer.mlp) bytes += mlp;
-    bytes += 8 * d + e * d + (3 * e + 8) * mh * static_cast<double>(m.head_dim) + (2 * e + 8) * r;
-    bytes += 16 * chunks + 24 * selected + 9 * route_candidates;  // scores, selection and weights, rivals of the route loss
+    bytes += residual + (3 * e + wide) * mh * static_cast<double>(m.head_dim) + (2 * e + wide) * r;
+    bytes += 16 * chunks + 24 * selected + (kernels ? 2 * e : 9) * route_candidates;  // scores, selection and weights, rivals of the route loss
     if (mass) bytes += (config.train.distillation_weight > 0 ? 28 : 16) * mh * selected;  // masses and weights are per head then
   }
   // Cross-entropy works in row blocks; its inputs stay.
@@ -44,14 +47,14 @@ double activation_bytes(const TrainConfig& config, const Phase& phase, int64_t s
 
 }  // namespace
 
-MemoryEstimate estimate_memory(const TrainConfig& config, int64_t processes) {
+MemoryEstimate estimate_memory(const TrainConfig& config, int64_t processes, bool kernels) {
   MemoryEstimate estimate;
   estimate.weights = estimate.gradients = 4 * config.model.parameter_count();
   estimate.optimizer = 8 * config.model.parameter_count();
   for (const Phase& phase : config.phases()) {
     const int64_t sequences = config.train.batch_tokens / phase.length;
     const double tokens = static_cast<double>(config.train.batch_tokens) / static_cast<double>(processes);
-    estimate.activations = std::max(estimate.activations, static_cast<int64_t>(tokens * activation_bytes(config, phase, sequences)));
+    estimate.activations = std::max(estimate.activations, static_cast<int64_t>(tokens * activation_bytes(config, phase, sequences, kernels)));
   }
   return estimate;
 }
@@ -85,7 +88,8 @@ double training_flops(const TrainConfig& config, const Phase& phase, int64_t seq
 }
 
 void require_memory(const TrainConfig& config, int64_t processes, at::Device device) {
-  const MemoryEstimate need = estimate_memory(config, processes);
+  const bool kernels = device.is_cuda() && cuda_kernels() != nullptr && config.train.precision == "bf16";
+  const MemoryEstimate need = estimate_memory(config, processes, kernels);
   const int64_t free = free_memory(device);
   if (need.total() <= free) return;
   throw ResourceError(

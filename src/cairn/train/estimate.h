@@ -14,8 +14,9 @@ struct MemoryEstimate {
   int64_t total() const { return weights + gradients + optimizer + activations; }
 };
 
-// For one of `processes` processes. An upper estimate of what the plain paths keep for the backward pass.
-MemoryEstimate estimate_memory(const TrainConfig& config, int64_t processes);
+// For one of `processes` processes. An upper estimate of what is kept for the backward pass: by the plain paths, or by the GPU's kernels in bf16,
+// which keep less (no fp32 copies of queries and keys, no scores of the route loss beside the products).
+MemoryEstimate estimate_memory(const TrainConfig& config, int64_t processes, bool kernels = false);
 
 // Floating point operations of one training token, forward and backward (three times the forward): products with weights, attention over its
 // window, chunks and selected memory, landmark scores, logits. Nothing for what is computed twice, for norms and other small things: the

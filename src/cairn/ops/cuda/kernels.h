@@ -43,12 +43,13 @@ struct CudaKernels {
                             int64_t first_row) = nullptr;
 
   // RMSNorm of x [B,L,H,D] with one weight [D], rotated where tables of angles [L, D/2] are given (ops/norm/fused.h); the backward makes
-  // the statistics again.
+  // the statistics again; `into`: where the gradient of x is to be written (like x), or undefined.
   bool (*norm_supports)(const at::Tensor& x, const at::Tensor& weight, at::ScalarType out) = nullptr;
   at::Tensor (*norm_forward)(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& cosine, const at::Tensor& sine,
                              at::ScalarType out) = nullptr;
   std::tuple<at::Tensor, at::Tensor> (*norm_backward)(const at::Tensor& grad, const at::Tensor& x, const at::Tensor& weight,
-                                                      const at::Tensor& cosine, const at::Tensor& sine) = nullptr;
+                                                      const at::Tensor& cosine, const at::Tensor& sine,
+                                                      const at::Tensor& into) = nullptr;
 
   // A residual sum and its norm (ops/norm/norm.h: add_rms_norm), both [..., d]; y in bf16. Backward: gradients of x, delta and weight, grad_sum
   // may be undefined; only for fp32 sums.

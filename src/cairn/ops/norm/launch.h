@@ -19,7 +19,8 @@ struct Params {
   bool x_bf16, weight_bf16, y_bf16;
   void* y;             // forward: [B,L,H,D] contiguous
   const void* grad;    // backward: gradient of y, contiguous, y's dtype
-  void* grad_x;        // backward: [B,L,H,D] contiguous, dtype of x
+  void* grad_x;        // backward: [B,L,H,D], dtype of x: contiguous, or with x's strides
+  bool grad_like_x;    // the latter
   float* grad_weight;  // backward: [blocks][D], a partial sum of each block
   int64_t blocks;
   bool ahead;  // forward: ops/cuda/dependent.cuh

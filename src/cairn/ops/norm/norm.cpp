@@ -40,7 +40,7 @@ struct NormFunction : torch::autograd::Function<NormFunction> {
   static variable_list backward(AutogradContext* context, variable_list grads) {
     const variable_list saved = context->get_saved_variables();
     if (saved[0].is_cuda() && !saved[4].defined()) {  // our own kernels keep no statistics
-      const auto [dx, dw] = cuda_kernels()->norm_backward(grads[0], saved[0], saved[1], saved[2], saved[3]);
+      const auto [dx, dw] = cuda_kernels()->norm_backward(grads[0], saved[0], saved[1], saved[2], saved[3], {});
       return {dx, dw, {}, {}, {}};
     }
     const auto [dx, dw] = saved[0].is_cuda() ? norm_backward_cuda(grads[0], saved[0], saved[1], saved[2], saved[3], saved[4])

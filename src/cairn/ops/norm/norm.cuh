@@ -159,8 +159,9 @@ __global__ void __launch_bounds__(kThreads) backward_kernel(const __grid_constan
         a[k][j] = (ga[k][j] - a[k][j] * mean) * scale;
         b[k][j] = (gb[k][j] - b[k][j] * mean) * scale;
       }
-      store_eight(static_cast<X*>(p.grad_x) + at.flat + i, a[k]);
-      store_eight(static_cast<X*>(p.grad_x) + at.flat + half + i, b[k]);
+      const int64_t to = (p.grad_like_x ? at.x : at.flat) + i;
+      store_eight(static_cast<X*>(p.grad_x) + to, a[k]);
+      store_eight(static_cast<X*>(p.grad_x) + to + half, b[k]);
     }
   }
   // The rows of a warp, then the warps in turn: always in the same order.

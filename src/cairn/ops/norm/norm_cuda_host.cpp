@@ -73,18 +73,21 @@ at::Tensor forward(const at::Tensor& x_in, const at::Tensor& weight, const at::T
 }
 
 std::tuple<at::Tensor, at::Tensor> backward(const at::Tensor& grad_in, const at::Tensor& x_in, const at::Tensor& weight,
-                                            const at::Tensor& cosine, const at::Tensor& sine) {
+                                            const at::Tensor& cosine, const at::Tensor& sine, const at::Tensor& into) {
   const c10::cuda::CUDAGuard guard(x_in.device());
   const at::Tensor x = readable(x_in), grad = is_aligned(grad_in) ? grad_in.contiguous() : grad_in.clone();
-  const at::Tensor grad_x = at::empty(x.sizes(), x.options());
+  const bool fits = into.defined() && x.is_same(x_in) && into.strides() == x.strides() && is_aligned(into);
+  const at::Tensor grad_x = fits ? into : at::empty(x.sizes(), x.options());
   if (x.numel() == 0) return {grad_x, at::zeros_like(weight)};
   norm_cuda::Params p = params_of(x, weight, cosine, sine, grad.scalar_type());
   p.blocks = std::clamp<int64_t>(x.numel() / 4096, 1, kBlocks * multiprocessors(x));
   const at::Tensor sums = at::empty({p.blocks, p.width}, x.options().dtype(at::kFloat));
   p.grad = grad.const_data_ptr();
   p.grad_x = grad_x.mutable_data_ptr();
+  p.grad_like_x = fits;
   p.grad_weight = sums.mutable_data_ptr<float>();
   check_launch(launch_backward(p, current_stream()));
+  if (into.defined() && !fits) into.copy_(grad_x);
   return {grad_x, sums.sum(0).to(weight.scalar_type())};
 }
 
