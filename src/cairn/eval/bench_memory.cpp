@@ -144,11 +144,18 @@ int compare_with_one(const BenchMemoryOptions& o, const std::shared_ptr<const Mo
     whole.state = alone.new_reader_state(1);
     alone.read(*whole.state, o.tokens, text.fetch());
     const at::Tensor want = ask(alone, *whole.state);
-    const double difference = (have - want).abs().max().item<double>(), size = want.abs().max().item<double>();
-    const int64_t same = have.argmax(-1).eq(want.argmax(-1)).sum().item<int64_t>();
-    equal = difference <= (reader.options().compute == at::kFloat ? 1e-4 : 2e-2) * size;
-    verdict = at::equal(have, want) ? "bit-equal"
-                                    : fmt::format("differ by at most {:.2g} of {:.2g}, {} of 40 tokens the same", difference, size, same);
+    // bf16: one process decodes by kernels of its own, which round elsewhere.
+    const double tolerance = reader.options().compute == at::kFloat ? 1e-4 : 5e-2;
+    const auto compare = [&](int64_t first, int64_t count) {
+      const at::Tensor a = have.narrow(1, first, count), b = want.narrow(1, first, count);
+      if (at::equal(a, b)) return std::string("bit-equal");
+      const double difference = (a - b).abs().max().item<double>(), size = b.abs().max().item<double>();
+      const int64_t same = a.argmax(-1).eq(b.argmax(-1)).sum().item<int64_t>();
+      equal = equal && difference <= tolerance * size;
+      return fmt::format("differ by at most {:.2g} of {:.2g}, {} of {} tokens the same", difference, size, same, count);
+    };
+    verdict = fmt::format("question: {}; ", compare(0, 24));
+    verdict += fmt::format("single tokens: {}", compare(24, 16));
   }
   if (world.rank() > 0) return equal ? 0 : 1;
   say_head();
