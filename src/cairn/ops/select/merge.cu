@@ -66,7 +66,8 @@ int64_t few_rows_tile(Type query, Type landmark, int64_t width) {
 
 cudaError_t launch_few_rows(const Params& p, cudaStream_t stream) {
   if (p.landmark_type == Type::kFloat) return launch_few_rows_fp32(p, stream);
-  return p.query_type == Type::kFloat ? launch_few_rows_bf16(p, stream) : launch_few_rows_tensor(p, /*table=*/nullptr, /*position=*/nullptr, /*ahead=*/false, stream);
+  return p.query_type == Type::kFloat ? launch_few_rows_bf16(p, stream)
+                                      : launch_few_rows_tensor(p, /*table=*/nullptr, /*position=*/nullptr, /*ahead=*/false, stream);
 }
 
 }  // namespace cairn::select_cuda
