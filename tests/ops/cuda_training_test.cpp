@@ -93,7 +93,8 @@ TEST_F(CudaTraining, ChoiceFromGivenScores) {
     v.first_chunk = random.chance(0.3) ? (int64_t{1} << 33) + random.below(9) : 0;
     v.first_position = v.chunk * v.first_chunk + random.below(v.chunk * C);
     v.exclude_window = random.chance(0.3) ? 1 + random.below(2 * v.chunk) : 0;
-    at::Tensor score = random.chance(0.5) ? at::randint(-2, 3, {B, L, Q, C}, on_gpu(at::kFloat)) : at::randn({B, L, Q, C}, on_gpu(at::kFloat));
+    at::Tensor score =
+        random.chance(0.5) ? at::randint(-2, 3, {B, L, Q, C}, on_gpu(at::kFloat)) : at::randn({B, L, Q, C}, on_gpu(at::kFloat));
     if (random.chance(0.2)) score = score.masked_fill(score > 1, -std::numeric_limits<double>::infinity());
     const uint64_t key = random.chance(0.6) ? (1 + static_cast<uint64_t>(random.below(1 << 30))) << 20 : 0;
     ASSERT_TRUE(cuda_kernels()->select_given_supports(score, n));
@@ -106,7 +107,8 @@ TEST_F(CudaTraining, ChoiceFromGivenScores) {
 }
 
 TEST_F(CudaTraining, ScoresOfShortOperands) {
-  for (const auto& [B, L, C, Q, width] : {std::tuple<int64_t, int64_t, int64_t, int64_t, int64_t>{1, 70, 9, 1, 64}, {3, 33, 16, 2, 40}, {2, 128, 64, 1, 512}}) {
+  for (const auto& [B, L, C, Q, width] :
+       {std::tuple<int64_t, int64_t, int64_t, int64_t, int64_t>{1, 70, 9, 1, 64}, {3, 33, 16, 2, 40}, {2, 128, 64, 1, 512}}) {
     const Operator fast = [](const Tensors& x) { return landmark_scores(x[0], x[1]); };
     const Tensors x = {random({B, L, Q, width}), random({B, C, Q, width})};
     Tensors rounded;
@@ -116,13 +118,15 @@ TEST_F(CudaTraining, ScoresOfShortOperands) {
     const std::string what = fmt::format("B {} L {} C {} Q {} width {}", B, L, C, Q, width);
     EXPECT_EQ(got.y.scalar_type(), at::kFloat);
     EXPECT_LE(worst(got.y, want.y), 1e-5 * largest(want.y)) << what;
-    for (size_t i = 0; i < 2; ++i) EXPECT_LE(worst(got.grads[i], want.grads[i]), largest(want.grads[i]) / 100) << what << ": gradient " << i;
+    for (size_t i = 0; i < 2; ++i)
+      EXPECT_LE(worst(got.grads[i], want.grads[i]), largest(want.grads[i]) / 100) << what << ": gradient " << i;
   }
 }
 
 // The joint path against the three parts by themselves, in fp64.
 TEST_F(CudaTraining, QueriesKeysAndValuesOfOneProduct) {
-  for (const auto& [B, L, H, G, D] : {std::tuple<int64_t, int64_t, int64_t, int64_t, int64_t>{1, 5, 2, 1, 16}, {2, 70, 8, 8, 64}, {3, 33, 4, 2, 128}}) {
+  for (const auto& [B, L, H, G, D] :
+       {std::tuple<int64_t, int64_t, int64_t, int64_t, int64_t>{1, 5, 2, 1, 16}, {2, 70, 8, 8, 64}, {3, 33, 4, 2, 128}}) {
     for (const bool turned : {true, false}) {
       for (const int part : {0, 1, 2, 3}) {  // which results weigh: q, k, v, all
         const auto loss = [&, B = B, L = L, H = H, G = G, D = D](bool reference) {
@@ -131,8 +135,8 @@ TEST_F(CudaTraining, QueriesKeysAndValuesOfOneProduct) {
             QueryKeyValue all;
             if (reference) {
               const std::vector<at::Tensor> p = x[0].split_with_sizes({H * D, G * D, G * D}, -1);
-              all = {norm_rotate_reference(p[0].view({B, L, H, D}), x[1], table), norm_rotate_reference(p[1].view({B, L, G, D}), x[2], table),
-                     p[2].view({B, L, G, D})};
+              all = {norm_rotate_reference(p[0].view({B, L, H, D}), x[1], table),
+                     norm_rotate_reference(p[1].view({B, L, G, D}), x[2], table), p[2].view({B, L, G, D})};
             } else {
               all = split_norm_rotate(x[0], x[1], x[2], table, H, G);
             }
@@ -169,7 +173,8 @@ TEST_F(CudaTraining, RouteSums) {
       ASSERT_TRUE(cuda_kernels()->route_supports(product));
       const auto run = [&](bool fast, at::ScalarType as) {
         const at::Tensor x = product.to(as).detach().clone().requires_grad_(true);
-        const at::Tensor y = (fast ? route_log_sum : route_log_sum_reference)(x, 0.3, layout, keyed ? table : none, keyed ? key : none, used);
+        const at::Tensor y =
+            (fast ? route_log_sum : route_log_sum_reference)(x, 0.3, layout, keyed ? table : none, keyed ? key : none, used);
         // Rows that see nothing at all stand at -1e30: left out of the comparison of sums, and without a gradient.
         const at::Tensor shown = y.detach().masked_fill(y.detach() < -1e20, 0);
         const Tensors grads = torch::autograd::grad({(y * cotangent.to(y.scalar_type())).masked_fill(y < -1e20, 0).sum()}, {x});
@@ -177,7 +182,8 @@ TEST_F(CudaTraining, RouteSums) {
       };
       const auto [y, dx] = run(true, type);
       const auto [want, want_dx] = run(false, at::kDouble);
-      const std::string what = fmt::format("case {}: B {} L {} C {} sequences {} {}", i, B, L, C, sequences, type == at::kFloat ? "fp32" : "bf16");
+      const std::string what =
+          fmt::format("case {}: B {} L {} C {} sequences {} {}", i, B, L, C, sequences, type == at::kFloat ? "fp32" : "bf16");
       EXPECT_LE(worst(y, want), 1e-5 * largest(want) + 1e-5) << what;
       EXPECT_LE(worst(dx, want_dx), (type == at::kFloat ? 1e-4 : 1.0 / 200) * largest(want_dx)) << what;
       EXPECT_EQ(largest(y.masked_select(used.logical_not())), 0) << what;

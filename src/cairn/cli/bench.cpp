@@ -168,7 +168,8 @@ void add_bench_train(CLI::App* bench, Action* action) {
       ->check(CLI::Range(0, 1024))
       ->capture_default_str();
   train->add_option("--steps", s->options.steps, "Timed steps a phase")->check(CLI::Range(1, 10000))->capture_default_str();
-  train->add_option("--peak", s->options.peak, "TFLOP/s that the device is said to reach in this precision: tells the utilisation (H100, H200: 989.4 in bf16)");
+  train->add_option("--peak", s->options.peak,
+                    "TFLOP/s that the device is said to reach in this precision: tells the utilisation (H100, H200: 989.4 in bf16)");
   train->add_flag("--kernels", s->options.kernels, "Also where a step's time goes, kernel by kernel (GPU)");
   train->add_option("--rows", s->options.rows, "Rows of that table")->check(CLI::Range(1, 10000))->capture_default_str();
   train->add_option("--json", s->options.json, "Also write the tables as JSON to this file");

@@ -82,9 +82,9 @@ SegmentPositions segment_positions(const ModelConfig& c, const SegmentStart& sta
 void window_attention_block(Residual& x, const Weights& weights, const std::string& prefix, const ModelConfig& c,
                             const SegmentPositions& positions, WindowCache* cache) {
   if (cache != nullptr && cache->position.defined()) {
-    const at::Tensor attended = window_step(project_joined(x, weights, prefix), weights.vector(prefix + ".q_norm.weight"),
-                                            weights.vector(prefix + ".k_norm.weight"), positions.rotary,
-                                            {cache->k, cache->v, cache->position}, positions.alibi);
+    const at::Tensor attended =
+        window_step(project_joined(x, weights, prefix), weights.vector(prefix + ".q_norm.weight"),
+                    weights.vector(prefix + ".k_norm.weight"), positions.rotary, {cache->k, cache->v, cache->position}, positions.alibi);
     add_output(x, attended, weights, prefix);
     return;
   }

@@ -30,7 +30,7 @@ struct Residual {
   at::Tensor norm_linear(const at::Tensor& gain, const at::Tensor& w, const at::Tensor& bias);
   at::Tensor norm_swiglu(const at::Tensor& gain, const at::Tensor& w);
   void add_linear(const at::Tensor& y, const at::Tensor& w);  // adds linear(y, w)
-  at::Tensor sum() const;  // x + delta
+  at::Tensor sum() const;                                     // x + delta
 };
 
 // Adds o_proj(window_attention(norm(x))); parameters under `prefix` ("lower.0.attention"). cache null: the text starts with this segment.

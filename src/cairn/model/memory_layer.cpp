@@ -104,7 +104,8 @@ at::Tensor memory_attention_block(Residual& x, const Weights& weights, const std
   if (one_row && pages == nullptr && k.size(1) > 0) {  // handed round by several processes: the same numbers by the same kernel
     const auto page = [&](const at::Tensor& x) { return x.view({B, x.size(1) / c.chunk, c.chunk, x.size(2), x.size(3)}); };
     const ChunkPages gathered = {{page(k)}, {page(v)}, 0};
-    if (hsa_pages_supports(raw, gain, gathered, index, found.score)) return hsa_pages(raw, gain, gathered, index, found.score, weighting).flatten(2);
+    if (hsa_pages_supports(raw, gain, gathered, index, found.score))
+      return hsa_pages(raw, gain, gathered, index, found.score, weighting).flatten(2);
   }
   const at::Tensor used = found.selection.index >= 0;
   const at::Tensor q = norm_rotate(raw, gain, {});

@@ -38,7 +38,8 @@ double activation_bytes(const TrainConfig& config, const Phase& phase, int64_t s
     if (layer.window) bytes += attention;
     if (layer.mlp) bytes += mlp;
     bytes += residual + (3 * e + wide) * mh * static_cast<double>(m.head_dim) + (2 * e + wide) * r;
-    bytes += 16 * chunks + 24 * selected + (kernels ? 2 * e : 9) * route_candidates;  // scores, selection and weights, rivals of the route loss
+    bytes +=
+        16 * chunks + 24 * selected + (kernels ? 2 * e : 9) * route_candidates;  // scores, selection and weights, rivals of the route loss
     if (mass) bytes += (config.train.distillation_weight > 0 ? 28 : 16) * mh * selected;  // masses and weights are per head then
   }
   // Cross-entropy works in row blocks; its inputs stay.
@@ -54,7 +55,8 @@ MemoryEstimate estimate_memory(const TrainConfig& config, int64_t processes, boo
   for (const Phase& phase : config.phases()) {
     const int64_t sequences = config.train.batch_tokens / phase.length;
     const double tokens = static_cast<double>(config.train.batch_tokens) / static_cast<double>(processes);
-    estimate.activations = std::max(estimate.activations, static_cast<int64_t>(tokens * activation_bytes(config, phase, sequences, kernels)));
+    estimate.activations =
+        std::max(estimate.activations, static_cast<int64_t>(tokens * activation_bytes(config, phase, sequences, kernels)));
   }
   return estimate;
 }

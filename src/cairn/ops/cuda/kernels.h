@@ -48,11 +48,10 @@ struct CudaKernels {
   at::Tensor (*norm_forward)(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& cosine, const at::Tensor& sine,
                              at::ScalarType out) = nullptr;
   std::tuple<at::Tensor, at::Tensor> (*norm_backward)(const at::Tensor& grad, const at::Tensor& x, const at::Tensor& weight,
-                                                      const at::Tensor& cosine, const at::Tensor& sine,
-                                                      const at::Tensor& into) = nullptr;
+                                                      const at::Tensor& cosine, const at::Tensor& sine, const at::Tensor& into) = nullptr;
 
-  // A residual sum and its norm (ops/norm/norm.h: add_rms_norm), both [..., d]; y in bf16. Backward: gradients of x, delta and weight, grad_sum
-  // may be undefined; only for fp32 sums.
+  // A residual sum and its norm (ops/norm/norm.h: add_rms_norm), both [..., d]; y in bf16. Backward: gradients of x, delta and weight,
+  // grad_sum may be undefined; only for fp32 sums.
   bool (*add_norm_supports)(const at::Tensor& x, const at::Tensor& delta, const at::Tensor& weight, at::ScalarType out) = nullptr;
   std::tuple<at::Tensor, at::Tensor> (*add_norm_forward)(const at::Tensor& x, const at::Tensor& delta, const at::Tensor& weight) = nullptr;
   std::tuple<at::Tensor, at::Tensor, at::Tensor> (*add_norm_backward)(const at::Tensor& grad_sum, const at::Tensor& grad,

@@ -14,7 +14,7 @@
 namespace cairn {
 namespace {
 
-constexpr int64_t kRowsOfABlock = 8;         // a warp a row
+constexpr int64_t kRowsOfABlock = 8;             // a warp a row
 constexpr int64_t kForward = 16, kBackward = 2;  // blocks a multiprocessor
 
 bool is_aligned(const at::Tensor& x) { return reinterpret_cast<uintptr_t>(x.const_data_ptr()) % 16 == 0; }

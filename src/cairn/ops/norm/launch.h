@@ -28,16 +28,16 @@ struct Params {
 
 // A residual sum and the norm behind it (add_rms_norm in norm.h). All [rows, width] contiguous, 16-byte aligned; width a multiple of 8.
 struct AddParams {
-  const void* x;  // forward: fp32 or bf16; backward: the stored sum, fp32
+  const void* x;               // forward: fp32 or bf16; backward: the stored sum, fp32
   const void *delta, *weight;  // bf16; fp32 or bf16 [width]
   int64_t rows, width;
   bool x_bf16, weight_bf16;
-  void *sum, *y;            // forward: dtype of x; bf16
-  const uint16_t* grad;     // backward: gradient of y, the bits of bf16
-  const float* grad_sum;    // backward: gradient of the sum, or null
-  float* grad_x;            // backward
-  void* grad_delta;         // backward: grad_x in bf16
-  float* grad_weight;       // backward: [blocks][width], a partial sum of each block
+  void *sum, *y;          // forward: dtype of x; bf16
+  const uint16_t* grad;   // backward: gradient of y, the bits of bf16
+  const float* grad_sum;  // backward: gradient of the sum, or null
+  float* grad_x;          // backward
+  void* grad_delta;       // backward: grad_x in bf16
+  float* grad_weight;     // backward: [blocks][width], a partial sum of each block
   int64_t blocks;
 };
 constexpr int64_t kAddWidthStep = 8;

@@ -12,8 +12,8 @@ at::Tensor rms_norm(const at::Tensor& x, const at::Tensor& weight, at::ScalarTyp
 at::Tensor rms_norm(const at::Tensor& x, const at::Tensor& weight);
 // Each of `heads` equal parts of the last dimension by itself; weight [d] holds heads gain vectors one after another.
 at::Tensor head_rms_norm(const at::Tensor& x, const at::Tensor& weight, int64_t heads);
-// A residual sum and the norm behind it: sum = x + delta in x's dtype, y = rms_norm(sum) in `out`. x and delta [..., d] of equal shape; delta
-// undefined: sum is x itself. On a GPU one kernel each way for fp32 x, bf16 delta and y.
+// A residual sum and the norm behind it: sum = x + delta in x's dtype, y = rms_norm(sum) in `out`. x and delta [..., d] of equal shape;
+// delta undefined: sum is x itself. On a GPU one kernel each way for fp32 x, bf16 delta and y.
 struct AddNorm {
   at::Tensor sum, y;
 };

@@ -20,8 +20,8 @@ RotaryTable rotary_table(const at::Tensor& first, int64_t length, int64_t head_d
 // x [B,L,H,D], weight [D] -> rotate(rms_norm(x) * weight); table undefined: norm only. Result has x's dtype. Differentiable in x and
 // weight.
 at::Tensor norm_rotate(const at::Tensor& x, const at::Tensor& weight, const RotaryTable& table);
-// Queries, keys and values [B,L,H|Hkv,D] out of one product [B,L,(H + 2 Hkv) D], q and k by norm_rotate. On a GPU their gradients are written
-// into one tensor as they are made.
+// Queries, keys and values [B,L,H|Hkv,D] out of one product [B,L,(H + 2 Hkv) D], q and k by norm_rotate. On a GPU their gradients are
+// written into one tensor as they are made.
 struct QueryKeyValue {
   at::Tensor q, k, v;
 };

@@ -15,10 +15,10 @@ struct Params {
   float scale;
   int64_t rows, columns;  // B L; sequences C, a multiple of kColumnStep
   int64_t length, chunks, chunk, own_first;
-  const bool* states_key;  // [keys, columns], 8-byte aligned, or null
-  const int64_t* key;      // [rows]
-  const bool* used;        // [rows]
-  float* out;              // forward: [rows]
+  const bool* states_key;     // [keys, columns], 8-byte aligned, or null
+  const int64_t* key;         // [rows]
+  const bool* used;           // [rows]
+  float* out;                 // forward: [rows]
   const float *known, *grad;  // backward: forward's result; gradient of it, [rows]
   void* grad_product;         // backward: [rows, columns], dtype of product
 };

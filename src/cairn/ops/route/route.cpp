@@ -19,9 +19,9 @@ using torch::autograd::variable_list;
 constexpr double kHidden = -1e30;  // a score that no sum sees; finite, so that rows without any candidate stay free of NaN
 
 struct RouteFunction : torch::autograd::Function<RouteFunction> {
-  static at::Tensor forward(AutogradContext* context, const at::Tensor& product, double scale, int64_t length, int64_t chunks, int64_t chunk,
-                            int64_t own_first, const std::optional<at::Tensor>& states_key, const std::optional<at::Tensor>& key,
-                            const at::Tensor& used) {
+  static at::Tensor forward(AutogradContext* context, const at::Tensor& product, double scale, int64_t length, int64_t chunks,
+                            int64_t chunk, int64_t own_first, const std::optional<at::Tensor>& states_key,
+                            const std::optional<at::Tensor>& key, const at::Tensor& used) {
     const RouteLayout layout = {length, chunks, chunk, own_first};
     const at::Tensor table = states_key.value_or(at::Tensor()), keys = key.value_or(at::Tensor());
     const at::Tensor out = cuda_kernels()->route_forward(product, scale, layout, table, keys, used);
@@ -33,9 +33,8 @@ struct RouteFunction : torch::autograd::Function<RouteFunction> {
   static variable_list backward(AutogradContext* context, variable_list grads) {
     const variable_list saved = context->get_saved_variables();
     const std::vector<int64_t> l = context->saved_data["layout"].toIntVector();
-    const at::Tensor dproduct =
-        cuda_kernels()->route_backward(grads[0], saved[0], context->saved_data["scale"].toDouble(), {l[0], l[1], l[2], l[3]}, saved[1],
-                                       saved[2], saved[3], saved[4]);
+    const at::Tensor dproduct = cuda_kernels()->route_backward(grads[0], saved[0], context->saved_data["scale"].toDouble(),
+                                                               {l[0], l[1], l[2], l[3]}, saved[1], saved[2], saved[3], saved[4]);
     return {dproduct, {}, {}, {}, {}, {}, {}, {}, {}};
   }
 };
@@ -60,8 +59,8 @@ at::Tensor route_log_sum_reference(const at::Tensor& product, double scale, cons
 
 at::Tensor route_log_sum(const at::Tensor& product, double scale, const RouteLayout& layout, const at::Tensor& states_key,
                          const at::Tensor& key, const at::Tensor& used) {
-  CAIRN_CHECK(product.dim() == 2 && layout.length >= 1 && layout.chunks >= 1 && layout.chunk >= 1 &&
-                  product.size(0) % layout.length == 0 && product.size(1) % layout.chunks == 0,
+  CAIRN_CHECK(product.dim() == 2 && layout.length >= 1 && layout.chunks >= 1 && layout.chunk >= 1 && product.size(0) % layout.length == 0 &&
+                  product.size(1) % layout.chunks == 0,
               "route_log_sum: sequences of {} tokens and {} chunks", layout.length, layout.chunks);
   CAIRN_CHECK(layout.own_first >= 0 && layout.own_first + product.size(0) / layout.length <= product.size(1) / layout.chunks,
               "route_log_sum: sequence {} of {}", layout.own_first, product.size(1) / layout.chunks);

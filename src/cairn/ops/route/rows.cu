@@ -15,7 +15,7 @@ constexpr int kWarps = kThreads / 32;
 constexpr float kHidden = -1e30f;
 
 struct Row {
-  const uint8_t* closed;  // the key's row of the table, or null
+  const uint8_t* closed;                 // the key's row of the table, or null
   int64_t own_begin, own_open, own_end;  // columns of its own sequence; the visible ones end at own_open
 };
 

@@ -70,8 +70,8 @@ struct GivenParams {
   const float* quantiles;                // [2^16] of the Gumbel distribution, or null: no noise
   uint64_t noise_key;
   int64_t noise_row, noise_position;  // of the first sequence and its row 0
-  int64_t* index;          // [count][n], nearest first, -1 unused
-  float* chosen_score;     // [count][n], 0 where unused
+  int64_t* index;                     // [count][n], nearest first, -1 unused
+  float* chosen_score;                // [count][n], 0 where unused
 };
 cudaError_t launch_given(const GivenParams& params, cudaStream_t stream);
 

@@ -99,8 +99,8 @@ at::Tensor scores_at(const at::Tensor& score, const at::Tensor& index) {
   return score.gather(-1, index.clamp_min(0)).masked_fill(index.lt(0), 0);
 }
 
-// Scores in fp32 of bf16 operands on a GPU, whose products give fp32 from them: nothing is copied to fp32 first. Gradients of the scores are
-// rounded to bf16 before their products, like all others.
+// Scores in fp32 of bf16 operands on a GPU, whose products give fp32 from them: nothing is copied to fp32 first. Gradients of the scores
+// are rounded to bf16 before their products, like all others.
 struct ShortScores : torch::autograd::Function<ShortScores> {
   using Context = torch::autograd::AutogradContext;
   using List = torch::autograd::variable_list;
