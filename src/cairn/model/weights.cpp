@@ -6,24 +6,23 @@
 
 namespace cairn {
 
-void WeightCache::refresh(const Parameters& parameters, at::ScalarType compute) {
+std::map<std::string, at::Tensor>& WeightCache::tensors(const Parameters& parameters, at::ScalarType compute) {
   const uint64_t version = parameters.flat()._version();
-  if (version == version_ && compute == compute_) return;
-  tensors_.clear();
+  if (version != version_) tensors_.clear();
   version_ = version;
-  compute_ = compute;
+  return tensors_[compute];
 }
 
 Weights::Weights(const Parameters& parameters, at::ScalarType compute, WeightCache* cache)
-    : parameters_(parameters), compute_(compute), cache_(at::GradMode::is_enabled() ? nullptr : cache) {
-  if (cache_ != nullptr) cache_->refresh(parameters, compute);
-}
+    : parameters_(parameters),
+      compute_(compute),
+      kept_(cache == nullptr || at::GradMode::is_enabled() ? nullptr : &cache->tensors(parameters, compute)) {}
 
 at::Tensor Weights::matrix(const std::string& name) const {
   const at::Tensor& stored = parameters_[name];
   if (stored.scalar_type() == compute_) return stored;
-  if (cache_ == nullptr) return stored.to(compute_);
-  at::Tensor& kept = cache_->tensors()[name];
+  if (kept_ == nullptr) return stored.to(compute_);
+  at::Tensor& kept = (*kept_)[name];
   if (!kept.defined()) kept = stored.detach().to(compute_);
   return kept;
 }
@@ -34,8 +33,8 @@ at::Tensor Weights::joined(const std::string& prefix, const std::vector<std::str
     for (const std::string& name : names) parts.push_back(parameters_[prefix + name + suffix]);
     return at::cat(parts).to(compute_);
   };
-  if (cache_ == nullptr) return join();
-  at::Tensor& kept = cache_->tensors()[prefix + names.front() + "+" + suffix];
+  if (kept_ == nullptr) return join();
+  at::Tensor& kept = (*kept_)[prefix + names.front() + "+" + suffix];
   if (!kept.defined()) kept = join().detach();
   return kept;
 }

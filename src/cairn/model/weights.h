@@ -14,14 +14,13 @@ namespace cairn {
 
 class WeightCache {
  public:
-  // Empties itself when the parameters were written to or another dtype is asked for.
-  void refresh(const Parameters& parameters, at::ScalarType compute);
-  std::map<std::string, at::Tensor>& tensors() { return tensors_; }
+  // What is kept for this dtype; empties itself when the parameters were written to. Every dtype has its own tensors, which stay where they
+  // are: recorded work (CUDA graphs) reads them at their addresses, also while somebody else computes in another dtype.
+  std::map<std::string, at::Tensor>& tensors(const Parameters& parameters, at::ScalarType compute);
 
  private:
-  std::map<std::string, at::Tensor> tensors_;
+  std::map<at::ScalarType, std::map<std::string, at::Tensor>> tensors_;
   uint64_t version_ = 0;
-  at::ScalarType compute_ = at::kFloat;
 };
 
 class Weights {
@@ -39,7 +38,7 @@ class Weights {
  private:
   const Parameters& parameters_;
   at::ScalarType compute_;
-  WeightCache* cache_;
+  std::map<std::string, at::Tensor>* kept_;  // null: nothing is kept
 };
 
 }  // namespace cairn

@@ -15,10 +15,10 @@ namespace {
 
 using cuda::kEight;
 
-constexpr int kWarps = 4, kThreads = 32 * kWarps, kRows = 16, kKeys = 16;
+[[maybe_unused]] constexpr int kWarps = 4, kThreads = 32 * kWarps, kRows = 16, kKeys = 16;
 constexpr int kMostCluster = 8;
-constexpr unsigned kAll = 0xffffffffu;
-constexpr float kEps = 1e-6f, kLog2e = 1.44269504f;
+[[maybe_unused]] constexpr unsigned kAll = 0xffffffffu;
+[[maybe_unused]] constexpr float kEps = 1e-6f, kLog2e = 1.44269504f;
 
 template <int D, int MOST>
 struct Shared {
