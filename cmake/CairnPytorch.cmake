@@ -13,7 +13,7 @@ set_target_properties(cairn_pytorch PROPERTIES OUTPUT_NAME cairn_torch LIBRARY_O
 file(WRITE "${CMAKE_BINARY_DIR}/cairn_torch.exports" "{ local: *; };\n")
 target_link_options(cairn_pytorch PRIVATE "LINKER:--version-script=${CMAKE_BINARY_DIR}/cairn_torch.exports" "LINKER:-z,defs" "LINKER:--as-needed")
 if(CAIRN_CUDA)
-  cairn_link_cuda(cairn_pytorch)
+  cairn_link_cuda(cairn_pytorch OPERATORS)
   set_source_files_properties("${CMAKE_SOURCE_DIR}/src/cairn/pytorch/library.cpp" PROPERTIES COMPILE_DEFINITIONS
                               CAIRN_CUDA_VERSION="${CMAKE_CUDA_COMPILER_VERSION}")
 endif()
