@@ -279,8 +279,8 @@ TEST(Hsa, OneChunkThatEveryTokenWants) {
 }
 
 TEST(Hsa, LargeScoresStayFinite) {
-  // The same numbers whatever ran before: a score of 2e5 is known to 1/64, so where the two best keys of a token happen to lie close together
-  // (3 draws of 100) two ways of computing them differ by more than what is asked below.
+  // The same numbers whatever ran before: a score of 2e5 is known to 1/64, so where the two best keys of a token happen to lie close
+  // together (3 draws of 100) two ways of computing them differ by more than what is asked below.
   at::manual_seed(6);
   Case c{.L = 40, .want_lse = true};
   Random random(6);
