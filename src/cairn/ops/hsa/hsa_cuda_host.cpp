@@ -7,11 +7,11 @@
 #include <c10/cuda/CUDACachingAllocator.h>
 
 #include <array>
-#include <atomic>
 #include <cmath>
 #include <vector>
 
 #include "cairn/core/error.h"
+#include "cairn/ops/cuda/hopper.h"
 #include "cairn/ops/cuda/kernels.h"
 #include "cairn/ops/cuda/launch.h"
 #include "cairn/ops/hsa/cuda/launch.h"
@@ -24,18 +24,6 @@ namespace {
 using hsa_cuda::Params;
 using hsa_cuda::Rows;
 using hsa_cuda::Workspace;
-
-bool device_has_code(const at::Tensor& x) {
-  constexpr int kMostDevices = 64;
-  static std::array<std::atomic<int>, kMostDevices> known;  // 0: not asked, 1: no, 2: yes
-  if (!runs_kernels(x) || x.get_device() >= kMostDevices) return false;
-  auto& answer = known[static_cast<size_t>(x.get_device())];
-  if (answer.load(std::memory_order_relaxed) == 0) {
-    const c10::cuda::CUDAGuard guard(x.device());
-    answer.store(hsa_cuda::runs_here() ? 2 : 1, std::memory_order_relaxed);
-  }
-  return answer.load(std::memory_order_relaxed) == 2;
-}
 
 Params shape_of(const at::Tensor& q, const at::Tensor& k, const at::Tensor& index, const at::Tensor& weight, int64_t chunk) {
   Params p;
@@ -50,7 +38,7 @@ Params shape_of(const at::Tensor& q, const at::Tensor& k, const at::Tensor& inde
 bool is_empty(const Params& p) { return p.B * p.L * p.N * p.C == 0; }
 
 bool supports(const at::Tensor& q, const at::Tensor& k, const at::Tensor& index, const at::Tensor& weight, int64_t chunk, bool, bool) {
-  if (q.scalar_type() != at::kBFloat16 || !device_has_code(q)) return false;
+  if (q.scalar_type() != at::kBFloat16 || !runs_hopper(q)) return false;
   const Params p = shape_of(q, k, index, weight, chunk);
   return hsa_cuda::plan_possible(p, /*backward=*/true) && hsa_cuda::plan_possible(p, /*backward=*/false);
 }

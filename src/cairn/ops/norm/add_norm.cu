@@ -1,33 +1,13 @@
 // The residual sum and the RMSNorm behind it, each way in one kernel. A warp takes a row; a lane holds PIECES times eight numbers.
-#include "cairn/ops/cuda/vector.cuh"
-#include "cairn/ops/norm/launch.h"
+#include "cairn/ops/norm/row.cuh"
 
 namespace cairn::norm_cuda {
 namespace {
 
-using cuda::kEight;
-using cuda::load_eight;
-using cuda::store_eight;
+using cuda::unpack_eight;
 
 constexpr int kLanes = 32;
-constexpr int kThreads = 256;
-constexpr int kWarps = kThreads / kLanes;
 constexpr int64_t kStep = kLanes * kEight;  // numbers that a warp holds a piece
-constexpr float kEps = 1e-6f;
-
-__device__ inline float sum_of_warp(float x) {
-#pragma unroll
-  for (int offset = kLanes / 2; offset >= 1; offset /= 2) x += __shfl_xor_sync(0xffffffffu, x, offset);
-  return x;
-}
-
-__device__ inline void load_weight(const AddParams& p, int64_t at, float (&w)[kEight]) {
-  if (p.weight_bf16) {
-    load_eight(static_cast<const __nv_bfloat16*>(p.weight) + at, w);
-  } else {
-    load_eight(static_cast<const float*>(p.weight) + at, w);
-  }
-}
 
 template <typename X, int PIECES>
 __global__ void __launch_bounds__(kThreads) forward_kernel(const __grid_constant__ AddParams p) {
@@ -54,7 +34,7 @@ __global__ void __launch_bounds__(kThreads) forward_kernel(const __grid_constant
 #pragma unroll
       for (int j = 0; j < kEight; ++j) square += x[k][j] * x[k][j];
     }
-    const float scale = rsqrtf(sum_of_warp(square) / static_cast<float>(p.width) + kEps);
+    const float scale = rsqrtf(sum_lanes<kLanes>(square) / static_cast<float>(p.width) + kEps);
 #pragma unroll
     for (int k = 0; k < PIECES; ++k) {
       const int64_t i = k * kStep + lane * kEight;
@@ -90,19 +70,6 @@ __device__ inline void fetch(const AddParams& p, int64_t row, int lane, Fetched<
   }
 }
 
-__device__ inline void unpack(const float4 (&from)[2], float (&x)[kEight]) {
-  x[0] = from[0].x, x[1] = from[0].y, x[2] = from[0].z, x[3] = from[0].w;
-  x[4] = from[1].x, x[5] = from[1].y, x[6] = from[1].z, x[7] = from[1].w;
-}
-__device__ inline void unpack(const uint4& from, float (&x)[kEight]) {
-  const uint32_t word[4] = {from.x, from.y, from.z, from.w};
-#pragma unroll
-  for (int i = 0; i < 4; ++i) {
-    x[2 * i] = __uint_as_float(word[i] << 16);
-    x[2 * i + 1] = __uint_as_float(word[i] & 0xffff0000u);
-  }
-}
-
 // With n = x / rms, x the stored sum, and h = grad * weight: d = grad_sum + (h - n mean(h n)) / rms is the gradient of both terms.
 template <int PIECES, bool SUM>
 __global__ void __launch_bounds__(kThreads, PIECES <= 2 ? 2 : 1) backward_kernel(const __grid_constant__ AddParams p) {
@@ -120,12 +87,12 @@ __global__ void __launch_bounds__(kThreads, PIECES <= 2 ? 2 : 1) backward_kernel
     float square = 0, dot = 0;
 #pragma unroll
     for (int k = 0; k < PIECES; ++k) {
-      unpack(here.x[k], x[k]);
-      unpack(here.grad[k], g[k]);
+      unpack_eight(here.x[k][0], here.x[k][1], x[k]);
+      unpack_eight(here.grad[k], g[k]);
 #pragma unroll
       for (int j = 0; j < kEight; ++j) square += x[k][j] * x[k][j];
     }
-    const float scale = rsqrtf(sum_of_warp(square) / static_cast<float>(p.width) + kEps);
+    const float scale = rsqrtf(sum_lanes<kLanes>(square) / static_cast<float>(p.width) + kEps);
 #pragma unroll
     for (int k = 0; k < PIECES; ++k) {
       const int64_t i = k * kStep + lane * kEight;
@@ -139,13 +106,13 @@ __global__ void __launch_bounds__(kThreads, PIECES <= 2 ? 2 : 1) backward_kernel
         dot += g[k][j] * x[k][j];
       }
     }
-    const float mean = sum_of_warp(dot) / static_cast<float>(p.width);
+    const float mean = sum_lanes<kLanes>(dot) / static_cast<float>(p.width);
 #pragma unroll
     for (int k = 0; k < PIECES; ++k) {
       const int64_t i = k * kStep + lane * kEight, at = row * p.width + i;
       if (i >= p.width) continue;
       float d[kEight] = {};
-      if constexpr (SUM) unpack(here.grad_sum[k], d);
+      if constexpr (SUM) unpack_eight(here.grad_sum[k][0], here.grad_sum[k][1], d);
 #pragma unroll
       for (int j = 0; j < kEight; ++j) d[j] += (g[k][j] - x[k][j] * mean) * scale;
       store_eight(p.grad_x + at, d);

@@ -130,16 +130,6 @@ __global__ void finish_runs_kernel(const Params p, int64_t M, __nv_bfloat16* dk,
 
 }  // namespace
 
-bool runs_here() {
-  cudaFuncAttributes attributes{};
-  int device = 0, major = 0;
-  const bool known = cudaGetDevice(&device) == cudaSuccess &&
-                     cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device) == cudaSuccess && major == 9 &&
-                     cudaFuncGetAttributes(&attributes, keys_kernel) == cudaSuccess;
-  if (!known) cudaGetLastError();  // not an error of later calls
-  return known && attributes.ptxVersion >= 90;
-}
-
 size_t inversion_workspace_bytes(int64_t pairs) {
   cub::DoubleBuffer<uint32_t> none(nullptr, nullptr);
   size_t bytes = 0;

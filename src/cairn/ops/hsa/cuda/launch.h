@@ -22,9 +22,6 @@ cudaError_t launch_backward(const Params& p, int processors, cudaStream_t stream
 // The forward for few rows of queries, without inversion and workspace; needs the sizes (R too), q, k, v, index, weight, o, lse.
 cudaError_t launch_few_rows(const Params& p, cudaStream_t stream);
 
-// Whether the current device runs the machine code for compute capability 9.0a; what is compiled from PTX elsewhere has empty kernels.
-bool runs_here();
-
 // dk, dv (bf16, [B,M,G,D] contiguous) from the fp32 sums of the backward, or of its runs; keys from C*S on become zero.
 cudaError_t launch_finish_keys(const Params& p, int64_t M, void* dk, void* dv, cudaStream_t stream);
 
