@@ -8,6 +8,8 @@
 
 #include <array>
 #include <cmath>
+#include <cstdlib>
+#include <string_view>
 #include <vector>
 
 #include "cairn/core/error.h"
@@ -21,6 +23,7 @@
 namespace cairn {
 namespace {
 
+using hsa_cuda::Order;
 using hsa_cuda::Params;
 using hsa_cuda::Rows;
 using hsa_cuda::Workspace;
@@ -81,21 +84,44 @@ class Launch {
     p.grad_lse = hold_[6].const_data_ptr<float>();
   }
 
-  // Cuts the work, inverts the selection and runs the kernel of the width.
+  // The forward, in whichever order suits sizes and selection.
+  void run_forward() {
+    Order order = hsa_cuda::forward_order(&p);
+    if (const char* wanted = std::getenv("CAIRN_HSA_ORDER"); wanted != nullptr) {  // for tests and comparisons
+      if (std::string_view(wanted) == "row") order = Order::kRow;
+      if (std::string_view(wanted) == "chunk") order = Order::kChunk;
+      if (std::string_view(wanted) == "union" && p.union_stages > 0) order = Order::kUnion;
+    }
+    if (order == Order::kRow) return check_launch(hsa_cuda::launch_few_rows(p, current_stream()));
+    if (order == Order::kAsk) {
+      int* answer = static_cast<int*>(bytes(sizeof(int)));
+      check_launch(hsa_cuda::launch_sharing(p, answer, current_stream()));
+      p.in_union_order = answer;
+    }
+    if (order != Order::kChunk) check_launch(hsa_cuda::launch_union_forward(p, multiprocessors(hold_[0]), current_stream()));
+    if (order != Order::kUnion) run();
+  }
+
+  // Cuts the work, inverts the selection and runs the kernel of the width in chunk order.
   void run() {
     const cudaStream_t stream = current_stream();
     const bool ordered = backward && at::globalContext().deterministicAlgorithms();
     const Workspace sizes = hsa_cuda::plan(&p, backward, ordered, multiprocessors(hold_[0]));
     const int64_t pairs = p.B * p.L * p.Gi * p.N;
-    const size_t sort_bytes = hsa_cuda::inversion_workspace_bytes(pairs);
-    uint32_t* lists = static_cast<uint32_t*>(bytes(16 * pairs));
-    void* sort_space = bytes(static_cast<int64_t>(sort_bytes));
+    const bool counting = p.in_union_order != nullptr && hsa_cuda::counting_fits(p);
+    const size_t space_bytes = counting ? hsa_cuda::counting_workspace_bytes(p) : hsa_cuda::inversion_workspace_bytes(pairs),
+                 counter_bytes = static_cast<size_t>(sizes.counter_bytes);
+    uint32_t* lists = static_cast<uint32_t*>(bytes((counting ? 8 : 16) * pairs));
+    void* space = bytes(static_cast<int64_t>(space_bytes));
     void* counters = bytes(sizes.counter_bytes);
     p.partial = bytes(sizes.partial_bytes);
     if (sizes.dot_bytes > 0) p.partial_dot = static_cast<float*>(bytes(sizes.dot_bytes));
     hsa_cuda::set_counters(&p, counters, sizes.before > 0);
-    check_launch(hsa_cuda::launch_inversion(&p, lists, lists + 2 * pairs, sort_space, sort_bytes, counters,
-                                            static_cast<size_t>(sizes.counter_bytes), stream));
+    if (counting) {
+      check_launch(hsa_cuda::launch_counting_inversion(&p, lists, lists + pairs, space, space_bytes, counters, counter_bytes, stream));
+    } else {
+      check_launch(hsa_cuda::launch_inversion(&p, lists, lists + 2 * pairs, space, space_bytes, counters, counter_bytes, stream));
+    }
     if (ordered) {
       unsigned int* starts = static_cast<unsigned int*>(bytes(4 * (sizes.starts + sizes.before)));
       check_launch(hsa_cuda::launch_starts(&p, starts, sizes.before > 0 ? starts + sizes.starts : nullptr, stream));
@@ -151,11 +177,7 @@ HsaOutput forward(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
   out.o = at::empty({p.B, p.L, p.H, p.D}, q.options());
   p.o = out.o.mutable_data_ptr();
   if (want_lse) p.lse = out.lse.mutable_data_ptr<float>();
-  if (hsa_cuda::few_rows(p)) {
-    check_launch(hsa_cuda::launch_few_rows(p, current_stream()));
-  } else {
-    launch.run();
-  }
+  launch.run_forward();
   return out;
 }
 

@@ -2,6 +2,7 @@
 // slot at a time, nothing inverted, no partial results in memory. Every pair fetches its keys and values, which is all that there is to do
 // where hardly two rows share a chunk. Tensor cores by mma.sync (PTX ISA 9.7.14.5).
 #include "cairn/ops/hsa/cuda/launch.h"
+#include "cairn/ops/hsa/cuda/mma.cuh"
 #include "cairn/ops/hsa/cuda/tile.cuh"
 
 namespace cairn::hsa_cuda {
@@ -16,22 +17,6 @@ struct FewRows {
   static constexpr int kBytes = kWarps * 2 * kBlock;
 };
 
-__device__ inline void load_matrices(uint32_t* x, uint32_t at) {
-  asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];\n"
-               : "=r"(x[0]), "=r"(x[1]), "=r"(x[2]), "=r"(x[3])
-               : "r"(at));
-}
-__device__ inline void load_matrices_transposed(uint32_t* x, uint32_t at) {
-  asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];\n"
-               : "=r"(x[0]), "=r"(x[1]), "=r"(x[2]), "=r"(x[3])
-               : "r"(at));
-}
-// d[16 x 8] += a[16 x 16] b[16 x 8]
-__device__ inline void multiply(float* d, const uint32_t* a, const uint32_t* b) {
-  asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};\n"
-               : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
-               : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
-}
 __device__ inline void copy_16(uint32_t to, const void* from, bool valid) {
   const int bytes = valid ? 16 : 0;  // the rest is filled with zeros
   asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;\n" ::"r"(to), "l"(from), "r"(bytes) : "memory");

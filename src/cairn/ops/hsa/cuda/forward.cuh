@@ -88,6 +88,7 @@ __global__ void __launch_bounds__(kBlockThreads, kD > 64  ? 2
                                                           : 3)
     forward_kernel(const __grid_constant__ Params p, const __grid_constant__ Maps maps) {
 #if CAIRN_HAS_WGMMA
+  if (p.in_union_order != nullptr && *p.in_union_order != 0) return;
   constexpr int kStages = forward_stages(kD), kBlockBytes = (kD + 63) / 64 * kPanelBytes;
   extern __shared__ uint8_t raw[];
   __shared__ Shared<kStages, 1> shared;

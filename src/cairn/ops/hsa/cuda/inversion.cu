@@ -1,5 +1,6 @@
 // The selection turned round: the pairs of every block of rows, sorted by chunk; and what surrounds the main kernels.
 #include <cub/device/device_radix_sort.cuh>
+#include <cub/device/device_scan.cuh>
 
 #include "cairn/ops/hsa/cuda/launch.h"
 #include "cairn/ops/hsa/cuda/tile.cuh"
@@ -11,18 +12,65 @@ constexpr int kGridThreads = 256;
 
 int blocks_for(int64_t threads) { return static_cast<int>((threads + kGridThreads - 1) / kGridThreads); }
 
-__global__ void keys_kernel(const Params p, uint32_t* keys, uint32_t* values, uint32_t* counters, uint32_t counter_words) {
-  const uint32_t at = blockIdx.x * blockDim.x + threadIdx.x, all = static_cast<uint32_t>(p.B * p.L * p.Gi * p.N);
-  if (at < counter_words) counters[at] = 0;
-  if (at >= all) return;
+// The sort key of a pair (see Params).
+__device__ uint32_t key_of(const Params& p, uint32_t at) {
   const int64_t chunk = p.index[at];
   const uint32_t row_and_group = at / static_cast<uint32_t>(p.N), gi = row_and_group % static_cast<uint32_t>(p.Gi);
   const uint32_t row = row_and_group / static_cast<uint32_t>(p.Gi), b = row / static_cast<uint32_t>(p.L);
   const uint32_t unused = static_cast<uint32_t>(p.B * p.Gi * p.C), block = row / static_cast<uint32_t>(p.block_rows);
   const bool used = chunk >= 0 && chunk < p.C;
   const uint32_t key = used ? (b * static_cast<uint32_t>(p.Gi) + gi) * static_cast<uint32_t>(p.C) + static_cast<uint32_t>(chunk) : unused;
-  keys[at] = block * (unused + 1) + key;
-  values[at] = at;
+  return block * (unused + 1) + key;
+}
+
+__global__ void keys_kernel(const Params p, uint32_t* keys, uint32_t* values, uint32_t* counters, uint32_t counter_words) {
+  const uint32_t at = blockIdx.x * blockDim.x + threadIdx.x, all = static_cast<uint32_t>(p.B * p.L * p.Gi * p.N);
+  if (at < counter_words) counters[at] = 0;
+  if (at >= all) return;
+  keys[at] = key_of(p, at), values[at] = at;
+}
+
+__device__ bool in_union_order(const Params& p) { return p.in_union_order != nullptr && *p.in_union_order != 0; }
+
+// Counting sort of every block's pairs by pieces of kPiecePairs: counts [block][key of the block][piece], their running sum, places.
+constexpr int kPiecePairs = 4096, kPieceThreads = 512;
+
+__device__ inline int64_t piece_pairs(const Params& p, int64_t pieces, int64_t* first) {
+  const int64_t block_pairs = p.block_rows * p.Gi * p.N, block = blockIdx.x / pieces, from = blockIdx.x % pieces * kPiecePairs;
+  *first = block * block_pairs + from;
+  return min(min(block_pairs - from, p.B * p.L * p.Gi * p.N - *first), static_cast<int64_t>(kPiecePairs));
+}
+
+__global__ void __launch_bounds__(kPieceThreads) count_kernel(const Params p, int pieces, uint32_t* counts) {
+  extern __shared__ uint32_t of_key[];
+  if (in_union_order(p)) return;
+  const uint32_t keys = static_cast<uint32_t>(p.B * p.Gi * p.C + 1), block = blockIdx.x / static_cast<uint32_t>(pieces);
+  for (uint32_t i = threadIdx.x; i < keys; i += kPieceThreads) of_key[i] = 0;
+  __syncthreads();
+  int64_t first;
+  const int64_t count = piece_pairs(p, pieces, &first);
+  for (int64_t i = threadIdx.x; i < count; i += kPieceThreads) {
+    atomicAdd(of_key + (key_of(p, static_cast<uint32_t>(first + i)) - block * keys), 1u);
+  }
+  __syncthreads();
+  uint32_t* to = counts + static_cast<int64_t>(block) * keys * pieces + blockIdx.x % static_cast<uint32_t>(pieces);
+  for (uint32_t i = threadIdx.x; i < keys; i += kPieceThreads) to[static_cast<int64_t>(i) * pieces] = of_key[i];
+}
+
+__global__ void __launch_bounds__(kPieceThreads)
+    scatter_kernel(const Params p, int pieces, const uint32_t* places, uint32_t* sorted_keys, uint32_t* pairs) {
+  extern __shared__ uint32_t of_key[];
+  if (in_union_order(p)) return;
+  const uint32_t keys = static_cast<uint32_t>(p.B * p.Gi * p.C + 1), block = blockIdx.x / static_cast<uint32_t>(pieces);
+  const uint32_t* from = places + static_cast<int64_t>(block) * keys * pieces + blockIdx.x % static_cast<uint32_t>(pieces);
+  for (uint32_t i = threadIdx.x; i < keys; i += kPieceThreads) of_key[i] = from[static_cast<int64_t>(i) * pieces];
+  __syncthreads();
+  int64_t first;
+  const int64_t count = piece_pairs(p, pieces, &first);
+  for (int64_t i = threadIdx.x; i < count; i += kPieceThreads) {
+    const uint32_t pair = static_cast<uint32_t>(first + i), key = key_of(p, pair), place = atomicAdd(of_key + (key - block * keys), 1u);
+    sorted_keys[place] = key, pairs[place] = pair;
+  }
 }
 
 int bits_of(uint32_t most) {
@@ -148,6 +196,40 @@ cudaError_t launch_inversion(Params* p, uint32_t* keys, uint32_t* values, void* 
   error = sort(workspace, &workspace_bytes, key_buffers, value_buffers, pairs, most_key(*p), stream);
   p->keys = key_buffers.Current(), p->pairs = value_buffers.Current();
   return error;
+}
+
+namespace {
+int64_t pieces_of(const Params& p) { return (p.block_rows * p.Gi * p.N + kPiecePairs - 1) / kPiecePairs; }
+int64_t counts_of(const Params& p) { return p.blocks * (p.B * p.Gi * p.C + 1) * pieces_of(p); }
+int64_t rounded(int64_t words) { return (words + 63) / 64 * 64; }
+cudaError_t scan(void* workspace, size_t* bytes, uint32_t* counts, int64_t all, cudaStream_t stream) {
+  return cub::DeviceScan::ExclusiveSum(workspace, *bytes, counts, counts, all, stream);
+}
+}  // namespace
+
+bool counting_fits(const Params& p) { return p.B * p.Gi * p.C + 1 <= 8192 && p.blocks * pieces_of(p) < int64_t{1} << 31; }
+
+size_t counting_workspace_bytes(const Params& p) {
+  size_t bytes = 0;
+  scan(nullptr, &bytes, nullptr, counts_of(p), nullptr);
+  return static_cast<size_t>(rounded(counts_of(p)) * 4) + bytes;
+}
+
+cudaError_t launch_counting_inversion(Params* p, uint32_t* keys, uint32_t* pairs, void* workspace, size_t workspace_bytes, void* counters,
+                                      size_t counter_bytes, cudaStream_t stream) {
+  const int64_t all = counts_of(*p), table = rounded(all) * 4;
+  const int pieces = static_cast<int>(pieces_of(*p)), shared = static_cast<int>((p->B * p->Gi * p->C + 1) * 4);
+  const unsigned int grid = static_cast<unsigned int>(p->blocks * pieces);
+  uint32_t* counts = static_cast<uint32_t*>(workspace);
+  size_t scan_bytes = workspace_bytes - static_cast<size_t>(table);
+  cudaError_t error = cudaMemsetAsync(counters, 0, counter_bytes, stream);
+  if (error != cudaSuccess) return error;
+  count_kernel<<<grid, kPieceThreads, static_cast<size_t>(shared), stream>>>(*p, pieces, counts);
+  error = scan(static_cast<char*>(workspace) + table, &scan_bytes, counts, all, stream);
+  if (error != cudaSuccess) return error;
+  scatter_kernel<<<grid, kPieceThreads, static_cast<size_t>(shared), stream>>>(*p, pieces, counts, keys, pairs);
+  p->keys = keys, p->pairs = pairs;
+  return cudaGetLastError();
 }
 
 cudaError_t launch_starts(Params* p, unsigned int* starts, unsigned int* before, cudaStream_t stream) {

@@ -13,11 +13,23 @@ size_t inversion_workspace_bytes(int64_t pairs);
 cudaError_t launch_inversion(Params* p, uint32_t* keys, uint32_t* values, void* workspace, size_t workspace_bytes, void* counters,
                              size_t counter_bytes, cudaStream_t stream);
 
+// The same for the forward where union order may be taken: counted rather than sorted (the order of a chunk's pairs does not matter there),
+// by kernels that do nothing if union order was found to be better. keys and pairs: one buffer each. Needs the plan, and few enough chunks.
+bool counting_fits(const Params& p);
+size_t counting_workspace_bytes(const Params& p);
+cudaError_t launch_counting_inversion(Params* p, uint32_t* keys, uint32_t* pairs, void* workspace, size_t workspace_bytes, void* counters,
+                                      size_t counter_bytes, cudaStream_t stream);
+
 // D in {32, 64, 96, 128}; `processors` multiprocessors of the device.
 template <int kD>
 cudaError_t launch_forward(const Params& p, int processors, cudaStream_t stream);
 template <int kD>
 cudaError_t launch_backward(const Params& p, int processors, cudaStream_t stream);
+
+// The forward in union order; needs no inversion and no workspace. And the question whether it is the better order for this selection:
+// writes 1 or 0 to *in_union_order, a few samples of the index tensor wide.
+cudaError_t launch_union_forward(const Params& p, int processors, cudaStream_t stream);
+cudaError_t launch_sharing(const Params& p, int* in_union_order, cudaStream_t stream);
 
 // The forward for few rows of queries, without inversion and workspace; needs the sizes (R too), q, k, v, index, weight, o, lse.
 cudaError_t launch_few_rows(const Params& p, cudaStream_t stream);

@@ -76,6 +76,11 @@ struct Params {
   unsigned int* main_done = nullptr;          // [blocks] finished main items
   unsigned int* reduce_done = nullptr;        // [blocks]
 
+  // The forward in union order (union_forward.cuh). in_union_order: what launch_sharing found, 1 or 0: the kernels of the other order then
+  // end at once. Null: it was not asked.
+  const int* in_union_order = nullptr;
+  int32_t union_stages = 0, union_bytes = 0;  // chunks fetched ahead; dynamic shared memory
+
   // dk and dv in a fixed order of additions; all null where it is free.
   const unsigned int* starts = nullptr;  // [blocks][B Gi C + 1] place of the chunk's first pair in the block's sorted list, then their end
   // Where memory allows each run keeps its sums to itself: that of (slice, key) is number slice + key of its block, since both only grow
@@ -95,6 +100,17 @@ struct SharedPlan {
 };
 SharedPlan forward_shared(int64_t D, int64_t S);
 SharedPlan backward_shared(int64_t D, int64_t S);
+// Of the forward in union order: warps of a thread block that compute, and their tokens; the most chunks fetched ahead; the fewest heads of
+// a group, since the tokens of a warp share its products, and how many tokens of a thread block have to share a chunk on average (both
+// measured on an H200).
+constexpr int union_warps(int64_t D) { return D <= 64 ? 16 : 8; }
+constexpr int union_tokens(int64_t D, int64_t R) {
+  return static_cast<int>(R < 16 ? union_warps(D) * (16 / R) : union_warps(D) / ((R + 15) / 16));
+}
+constexpr int kMostUnionStages = 11;
+constexpr int kUnionHeads = 8;
+constexpr float kUnionSharing = 1.8f;
+
 // Tiles fetched ahead.
 constexpr int forward_stages(int64_t D) { return D <= 64 ? 2 : 3; }
 constexpr int backward_stages(int64_t D) { return D <= 64 ? 3 : 2; }

@@ -1,6 +1,7 @@
 #include "cairn/ops/hsa/cuda/plan.h"
 
 #include <algorithm>
+#include <cmath>
 
 namespace cairn::hsa_cuda {
 namespace {
@@ -57,10 +58,28 @@ bool plan_possible(const Params& p, bool backward) {
          p.C * p.S <= kMost32 && p.L <= kMost32;
 }
 
+namespace {
 bool few_rows(const Params& p) {
   constexpr int64_t kFewPairs = 8192;  // tiles of 16 heads; measured on an H200
   const int64_t pairs = p.B * p.L * p.N * p.G * ceil_div(p.H / p.G, 16);
-  return pairs <= kFewPairs || p.L * p.N * 2 < p.C;
+  return pairs < kFewPairs || p.L * p.N * 2 < p.C;
+}
+}  // namespace
+
+Order forward_order(Params* p) {
+  const int64_t tokens = union_tokens(p->D, p->R), queries = union_warps(p->D) * 16 * 128 * ceil_div(p->D, 64);
+  const int64_t rest = 1024 + queries + tokens * (36 * p->N + 34), stage = 2 * panels_of(p->D);
+  const int64_t stages = std::min<int64_t>((kMostShared - rest) / stage, kMostUnionStages);
+  if (p->S > kKeyBlock || stages < 2 || p->N >= 65536 || ceil_div(p->L, tokens) * p->B * p->G > kMost32)
+    return few_rows(*p) ? Order::kRow : Order::kChunk;
+  p->union_stages = static_cast<int32_t>(stages), p->union_bytes = static_cast<int32_t>(rest + stages * stage);
+  p->box_keys = static_cast<int32_t>(p->S);
+  if (few_rows(*p)) return Order::kRow;
+  if (p->R < kUnionHeads) return Order::kChunk;
+  // Tokens that choose at random: half of a sequence's chunks are visible to one on average.
+  const double visible = std::max(0.5 * static_cast<double>(p->C), 1.0), chosen = std::min(1.0, static_cast<double>(p->N) / visible);
+  const double different = visible * (1 - std::pow(1 - chosen, static_cast<double>(tokens)));
+  return chosen * visible * static_cast<double>(tokens) >= kUnionSharing * different ? Order::kUnion : Order::kAsk;
 }
 
 Workspace plan(Params* p, bool backward, bool ordered, int processors, const PlanOptions& options) {

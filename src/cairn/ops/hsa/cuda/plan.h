@@ -25,9 +25,19 @@ struct Workspace {
 // Whether the kernels take these sizes at all: D, R, S, and numbers of pairs and keys that fit 32 bits.
 bool plan_possible(const Params& p, bool backward);
 
-// Whether the forward is better off with launch_few_rows: so few pairs that hardly two of them share a chunk, or that the launches of the
-// inversion would take longer than the work.
-bool few_rows(const Params& p);
+// How the forward goes about it.
+enum class Order {
+  kRow,    // launch_few_rows: so few pairs that hardly two of them share a chunk, or that the launches of others would take longer than the
+           // work
+  kChunk,  // plan(), launch_inversion, launch_forward
+  kUnion,  // launch_union_forward
+  kAsk,    // whichever of the last two launch_sharing finds
+};
+
+// Union order needs chunks of at most 64 keys and lists that fit shared memory, and pays with 8 heads a group or more; it is taken unasked
+// where even tokens that choose at random have enough in common. Fills union_stages and union_bytes of *p where it is possible, else leaves
+// 0 (R set).
+Order forward_order(Params* p);
 
 // Fills the order of work in *p from the sizes there (shapes set, tensors not needed). ordered: dk and dv added up in a fixed order.
 Workspace plan(Params* p, bool backward, bool ordered, int processors, const PlanOptions& options = {});

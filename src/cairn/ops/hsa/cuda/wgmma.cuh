@@ -27,6 +27,16 @@ __device__ constexpr uint32_t step_along_columns(int step) { return static_cast<
 __device__ constexpr uint32_t step_along_rows(int step) { return static_cast<uint32_t>(step * 128); }
 
 #if CAIRN_HAS_WGMMA
+// A warp group gives up all but kCount registers a thread, or waits until it has kCount (PTX ISA 9.7.20.5).
+template <int kCount>
+__device__ inline void keep_registers() {
+  asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;\n" ::"n"(kCount));
+}
+template <int kCount>
+__device__ inline void take_registers() {
+  asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;\n" ::"n"(kCount));
+}
+
 __device__ inline void wgmma_fence() { asm volatile("wgmma.fence.sync.aligned;\n" ::: "memory"); }
 __device__ inline void wgmma_commit() { asm volatile("wgmma.commit_group.sync.aligned;\n" ::: "memory"); }
 template <int kPending>

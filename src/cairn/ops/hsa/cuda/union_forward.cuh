@@ -1,0 +1,487 @@
+// Memory attention forward in union order (docs/kernels-cuda.md): a thread block has neighbouring tokens, goes once through all chunks that
+// any of them chose, in ascending order, and keeps its share of o in registers to the end. Nothing is inverted and no partial result is
+// written: the better order where neighbours choose alike, as those of trained models do, or have few chunks to choose from.
+//
+// Keys and values come through shared memory for the whole thread block, but every warp works for itself, on 16 rows: heads of one token,
+// or of a few where a group has fewer than 16. So a token pays for its own chunks only. Warp groups that share a matrix instruction
+// (wgmma.cuh) were slower: they compute for all their tokens what one of them chose, and wait for each other.
+#pragma once
+
+#include "cairn/ops/hsa/cuda/launch.h"
+#include "cairn/ops/hsa/cuda/mma.cuh"
+#include "cairn/ops/hsa/cuda/produce.cuh"
+
+namespace cairn::hsa_cuda {
+
+#if CAIRN_HAS_WGMMA
+constexpr uint32_t kNoChunk = 0xffffffffu;
+constexpr int kListThreads = 96;  // that make lists: three warps
+constexpr int kWarpRows = 16;
+
+// What the producer tells the consumers about a stage: a chunk, or kNoChunk behind the last one of a tile, and who chose it (bits: tokens
+// of the tile; warps where there are more than 32 tokens); all of them where it is the last.
+struct __align__(8) UnionStage {
+  uint32_t chunk, who;
+};
+__device__ inline UnionStage load_stage(uint32_t at) {
+  UnionStage stage;
+  asm volatile("ld.shared.v2.b32 {%0, %1}, [%2];\n" : "=r"(stage.chunk), "=r"(stage.who) : "r"(at) : "memory");
+  return stage;
+}
+// An address in a register: the compiler would rather compute it anew wherever it is used.
+__device__ inline uint32_t kept(uint32_t address) {
+  asm volatile("" : "+r"(address));
+  return address;
+}
+
+// "Tile": the tokens of a thread block. Queries and lists of a tile are made while the one before is worked on.
+struct UnionShared {
+  uint64_t full[kMostUnionStages], empty[kMostUnionStages], tile_full[2], tile_empty[2], queries_empty;
+  UnionStage stage[kMostUnionStages];
+};
+
+// A chosen chunk of a token, its slot and, unless each head has its own, its weight.
+struct __align__(16) UnionEntry {
+  uint32_t chunk, slot;
+  float weight;
+};
+
+// Who has which rows: a token has several warps, or a warp several tokens.
+struct UnionRows {
+  int R, warp_tokens, token_warps, tokens;  // tokens of the tile
+
+  __device__ UnionRows(const Params& p, int warps)
+      : R(p.R),
+        warp_tokens(p.R < kWarpRows ? kWarpRows / p.R : 1),
+        token_warps((p.R + kWarpRows - 1) / kWarpRows),
+        tokens(warps / token_warps * warp_tokens) {}
+  __device__ int first_token(int warp) const { return warp / token_warps * warp_tokens; }
+  __device__ int first_row(int token) const {  // of the tile's queries
+    return token / warp_tokens * token_warps * kWarpRows + token % warp_tokens * R;
+  }
+  // Row of a warp: its token among those of the tile, at least `tokens` where there is none, and its head.
+  __device__ int token_of(int warp, int row) const {
+    const int in_warp = R < kWarpRows ? row / R : 0;
+    return in_warp < warp_tokens && head_of(warp, row) < R ? first_token(warp) + in_warp : tokens;
+  }
+  __device__ int head_of(int warp, int row) const { return R < kWarpRows ? row % R : warp % token_warps * kWarpRows + row; }
+};
+
+// Where things lie in dynamic shared memory: queries [panels][rows], stages of keys and values; then, of each token of a tile, its chosen
+// chunks in ascending order, kNoChunk behind the last one.
+template <int kD>
+struct UnionLayout {
+  static constexpr int kWarps = union_warps(kD), kPanels = (kD + 63) / 64, kBlockBytes = kPanels * kPanelBytes;
+  static constexpr int kQueryPanel = kWarps * kWarpRows * 128;
+  uint32_t queries, stages;
+  UnionEntry* entries;  // [2][tokens][N + 1]
+  uint32_t* unsorted;   // [tokens][N]
+  uint16_t* passed;     // [tokens] chunks that the producer has passed
+  UnionRows rows;
+  int tokens, N;
+
+  __device__ UnionLayout(const Params& p, uint8_t* raw) : rows(p, kWarps), tokens(rows.tokens), N(static_cast<int>(p.N)) {
+    uint8_t* const tiles = raw + (1024 - shared_address(raw) % 1024) % 1024;
+    queries = shared_address(tiles), stages = queries + kPanels * kQueryPanel;
+    entries = reinterpret_cast<UnionEntry*>(tiles + kPanels * kQueryPanel + 2 * p.union_stages * kBlockBytes);
+    unsorted = reinterpret_cast<uint32_t*>(entries + 2 * tokens * (N + 1));
+    passed = reinterpret_cast<uint16_t*>(unsorted + tokens * N);
+  }
+  __device__ UnionEntry* entries_of(int buffer, int token) const { return entries + (buffer * tokens + token) * (N + 1); }
+};
+
+// The thread block's tiles, one after the other: sequence, K/V head, first token. Late tokens first, which have most chunks to choose from,
+// and every other round backwards, so that who had the most gets the least.
+struct UnionPlace {
+  int round, first = 0, here = 0, b = 0, g = 0;  // here: tokens of the tile that there are; none behind the last round
+
+  __device__ UnionPlace(const Params& p, int tokens, int round_in) : round(round_in) {
+    const uint32_t groups = static_cast<uint32_t>(p.G), heads = static_cast<uint32_t>(p.B) * groups;
+    const uint32_t L = static_cast<uint32_t>(p.L), width = static_cast<uint32_t>(tokens), tiles = (L + width - 1) / width;
+    const uint32_t in_round = round % 2 == 0 ? blockIdx.x : gridDim.x - 1 - blockIdx.x;
+    const uint32_t at = static_cast<uint32_t>(round) * gridDim.x + in_round;
+    if (at >= tiles * heads) return;
+    uint32_t tile = tiles - 1 - at;
+    if (heads > 1) {
+      tile = tiles - 1 - at / heads;
+      const uint32_t head = at % heads;
+      b = static_cast<int>(head / groups), g = static_cast<int>(head % groups);
+    }
+    first = static_cast<int>(tile * width);
+    here = static_cast<int>(min(width, L - tile * width));
+  }
+  __device__ int buffer() const { return round & 1; }
+  __device__ uint32_t phase() const { return static_cast<uint32_t>(round >> 1 & 1); }
+  // Of the tile's first token, in rows of all sequences.
+  __device__ uint32_t row(const Params& p) const {
+    return static_cast<uint32_t>(b) * static_cast<uint32_t>(p.L) + static_cast<uint32_t>(first);
+  }
+};
+
+__device__ inline void list_barrier() { asm volatile("bar.sync 2, %0;\n" ::"n"(kListThreads) : "memory"); }
+
+// The warps that fetch queries and sort every token's chunks, by counting the smaller ones.
+template <int kD>
+__device__ inline void union_make_lists(const Params& p, const Maps& maps, UnionShared& shared, const UnionLayout<kD>& at, int thread) {
+  constexpr int kPanels = UnionLayout<kD>::kPanels;
+  const int N = at.N, R = p.R;
+  for (int round = 0;; ++round) {
+    const UnionPlace place(p, at.tokens, round);
+    if (place.here == 0) break;
+    const int buffer = place.buffer(), hw = p.Hw == 1 ? 0 : place.g;
+    const uint32_t full = shared_address(&shared.tile_full[buffer]);
+    for (int e = thread; e < at.tokens * N; e += kListThreads) {
+      const int64_t row = place.row(p) + e / N;
+      const int64_t chunk = e / N < place.here ? p.index[(row * p.Gi + (p.Gi == 1 ? 0 : place.g)) * N + e % N] : -1;
+      at.unsorted[e] = chunk >= 0 && chunk < p.C ? static_cast<uint32_t>(chunk) : kNoChunk;
+    }
+    barrier_wait_idly(shared_address(&shared.tile_empty[buffer]), place.phase() ^ 1);
+    list_barrier();
+    for (int t = thread; t < at.tokens; t += kListThreads) at.entries_of(buffer, t)[N].chunk = kNoChunk;
+    for (int e = thread; e < at.tokens * N; e += kListThreads) {
+      const int t = e / N, n = e - t * N;
+      const uint32_t mine = at.unsorted[e], *others = at.unsorted + t * N;
+      uint32_t bits = 0;
+      if (p.Hw != p.H && mine != kNoChunk) bits = load_weight(p, (static_cast<int64_t>(place.row(p) + t) * p.Hw + hw) * N + n);
+      int rank = 0;
+      for (int m = 0; m < N; ++m) rank += others[m] < mine || (others[m] == mine && m < n);
+      at.entries_of(buffer, t)[rank] = {mine, static_cast<uint32_t>(n), weight_of(p, bits)};
+    }
+    barrier_wait_idly(shared_address(&shared.queries_empty), static_cast<uint32_t>(round & 1) ^ 1);
+    for (int t = thread; t < place.here; t += kListThreads) {
+      const uint32_t to = at.queries + static_cast<uint32_t>(at.rows.first_row(t) * 128);
+      for (int panel = 0; panel < kPanels; ++panel) {
+        copy_box(to + static_cast<uint32_t>(panel * UnionLayout<kD>::kQueryPanel), &maps.q, full, panel * 64, place.g * R, place.first + t,
+                 place.b);
+      }
+    }
+    list_barrier();  // nobody reads `unsorted` any more
+    if (thread == 0) {
+      barrier_expect(full, static_cast<uint32_t>(place.here * R * kPanels * 128));
+    } else {
+      barrier_arrive(full);
+    }
+  }
+}
+
+// The lists of a tile, merged: its chunks one after the other, and who chose them. A token a lane; kMany: more, where a group has few
+// heads.
+template <int kD, bool kMany>
+class UnionMerge {
+ public:
+  __device__ UnionMerge(const UnionLayout<kD>& at_in, int here_in, int buffer_in)
+      : at(at_in), lane(static_cast<int>(threadIdx.x) % 32), here(here_in), buffer(buffer_in) {
+    if constexpr (!kMany) {
+      list = at.entries_of(buffer, lane < here ? lane : 0);
+      if (lane < here) head = list[0].chunk;
+      if (head != kNoChunk) after = list[1].chunk;
+    } else {
+      for (int t = lane; t < here; t += 32) at.passed[t] = 0;
+      __syncwarp();
+    }
+  }
+  __device__ UnionStage next() {
+    if constexpr (!kMany) {
+      const uint32_t chunk = __reduce_min_sync(0xffffffff, head), who = __ballot_sync(0xffffffff, head == chunk);
+      if (chunk == kNoChunk) return {chunk, ~0u};
+      if (head == chunk) {
+        head = after, ++list;
+        if (head != kNoChunk) after = list[1].chunk;
+      }
+      return {chunk, who};
+    }
+    uint32_t chunk = kNoChunk, who = 0;
+    for (int t = lane; t < here; t += 32) chunk = min(chunk, at.entries_of(buffer, t)[at.passed[t]].chunk);
+    chunk = __reduce_min_sync(0xffffffff, chunk);
+    if (chunk == kNoChunk) return {chunk, ~0u};
+    for (int t = lane; t < here; t += 32) {
+      if (at.entries_of(buffer, t)[at.passed[t]].chunk == chunk) ++at.passed[t], who |= 1u << t / at.rows.warp_tokens;
+    }
+    return {chunk, __reduce_or_sync(0xffffffff, who)};
+  }
+
+ private:
+  const UnionLayout<kD>& at;
+  const int lane, here, buffer;
+  const UnionEntry* list = nullptr;
+  uint32_t head = kNoChunk, after = kNoChunk;
+};
+
+// The warp that fetches chunk after chunk.
+template <int kD, bool kMany>
+__device__ inline void union_produce(const Params& p, const Maps& maps, UnionShared& shared, const UnionLayout<kD>& at) {
+  constexpr int kPanels = UnionLayout<kD>::kPanels, kBlockBytes = UnionLayout<kD>::kBlockBytes;
+  const int lane = static_cast<int>(threadIdx.x) % 32, S = static_cast<int>(p.S), tensor = lane % 2, panel = lane / 2;
+  const CUtensorMap* map = tensor == 0 ? &maps.k : &maps.v;
+  int s = 0;
+  uint32_t phase = 0;
+  for (int round = 0;; ++round) {
+    const UnionPlace place(p, at.tokens, round);
+    if (place.here == 0) break;
+    barrier_wait(shared_address(&shared.tile_full[place.buffer()]), place.phase());
+    UnionMerge<kD, kMany> merge(at, place.here, place.buffer());
+    for (bool last = false; !last;) {
+      const UnionStage stage = merge.next();
+      last = stage.chunk == kNoChunk;
+      const uint32_t full = shared_address(&shared.full[s]);
+      barrier_wait(shared_address(&shared.empty[s]), phase ^ 1);
+      if (!last && lane < 2 * kPanels) {
+        copy_box(at.stages + static_cast<uint32_t>((2 * s + tensor) * kBlockBytes + panel * kPanelBytes), map, full, panel * 64, place.g,
+                 static_cast<int>(stage.chunk) * S, place.b);
+      }
+      if (lane == 0) {
+        shared.stage[s] = stage;
+        barrier_expect(full, last ? 0 : static_cast<uint32_t>(2 * S * kPanels * 128));
+      }
+      __syncwarp();
+      if (++s == p.union_stages) s = 0, phase ^= 1;
+    }
+    if (lane == 0) barrier_arrive(shared_address(&shared.tile_empty[place.buffer()]));
+  }
+}
+
+// What a thread knows of a row of its warp's: the token's list from where it has come to, and what it shows there.
+struct UnionRow {
+  const UnionEntry* entry;
+  uint32_t next;
+  float weight;
+  const void* weights;  // [N] of the head, where each has its own
+  float* lse;           // [N] of the head, or null
+
+  template <bool kOwnWeights>
+  __device__ void look(const Params& p) {
+    next = entry->chunk;
+    if constexpr (!kOwnWeights) {
+      weight = entry->weight;
+    } else if (next != kNoChunk) {
+      const uint32_t n = entry->slot;
+      weight = p.weight_bf16 ? __bfloat162float(static_cast<const __nv_bfloat16*>(weights)[n]) : static_cast<const float*>(weights)[n];
+    }
+  }
+};
+
+// One chunk for the 16 rows of a warp: o += weight softmax(q k^T) v for the rows whose token chose it. q, x, o in the order of the matrix
+// instruction; lane_keys and lane_values: offsets of the lane's addresses for load_matrices (see union_consume). kRows: rows of the thread
+// that may belong to different tokens or have weights of their own, 1 or 2; with 1, row 8 further shares token and weight, and the token
+// chose the chunk.
+template <int kD, int kRows>
+__device__ inline void union_chunk(const Params& p, const uint32_t (&q)[kD / 16][4], uint32_t keys, uint32_t lane_keys,
+                                   uint32_t lane_values, uint32_t chunk, UnionRow (&row)[kRows], float* o) {
+  constexpr float kLog2e = 1.44269504f, kLn2 = 0.693147181f;
+  const float scale = p.scale * kLog2e;
+  float x[32] = {};
+#pragma unroll
+  for (int step = 0; step < kD / 32; ++step) {
+    const uint32_t at = keys + step / 2 * kPanelBytes + (lane_keys ^ step % 2 * 64);
+#pragma unroll
+    for (int j = 0; j < 8; ++j) {
+      uint32_t k[4];
+      load_matrices(k, at + j * 1024);
+      multiply(x + 4 * j, q[2 * step], k), multiply(x + 4 * j, q[2 * step + 1], k + 2);
+    }
+  }
+  if (p.S < kKeyBlock) mask_columns(x, static_cast<int>(p.S));
+  float top[2], total[2], f[2], sum[2][2] = {};
+#pragma unroll
+  for (int i = 0; i < 2; ++i) {
+    float m[2] = {fmaxf(x[2 * i], x[2 * i + 1]), fmaxf(x[2 * i + 4], x[2 * i + 5])};
+#pragma unroll
+    for (int j = 2; j < 8; ++j) m[j % 2] = fmaxf(m[j % 2], fmaxf(x[4 * j + 2 * i], x[4 * j + 2 * i + 1]));
+    top[i] = fmaxf(p.off_by_one ? 0.0f : -INFINITY, row_max(fmaxf(m[0], m[1])) * scale);
+  }
+  uint32_t probabilities[4][4];
+#pragma unroll
+  for (int j = 0; j < 8; ++j) {
+#pragma unroll
+    for (int i = 0; i < 2; ++i) {
+      const float a = exp2_fast(fmaf(x[4 * j + 2 * i], scale, -top[i])), b = exp2_fast(fmaf(x[4 * j + 2 * i + 1], scale, -top[i]));
+      sum[i][j % 2] += a + b;
+      probabilities[j / 2][j % 2 * 2 + i] = pack_bf16(a, b);
+    }
+  }
+#pragma unroll
+  for (int i = 0; i < 2; ++i) {
+    const UnionRow& r = row[i % kRows];
+    total[i] = row_sum(sum[i][0] + sum[i][1]) + (p.off_by_one ? exp2_fast(-top[i]) : 0.0f);
+    f[i] = kRows == 1 || r.next == chunk ? r.weight * reciprocal(total[i]) : 0.0f;
+  }
+  if (p.lse != nullptr && threadIdx.x % 4 == 0) {
+#pragma unroll
+    for (int i = 0; i < 2; ++i) {
+      const UnionRow& r = row[i % kRows];
+      if (kRows == 1 || r.next == chunk) r.lse[(kRows == 1 ? 8 * i * p.N : 0) + r.entry->slot] = (top[i] + __log2f(total[i])) * kLn2;
+    }
+  }
+#pragma unroll
+  for (int i = 0; i < kRows; ++i) {
+    if (kRows == 1 || row[i].next == chunk) {
+      ++row[i].entry;
+      if (kRows == 1 || p.Hw != p.H) {
+        row[i].template look<false>(p);
+      } else {
+        row[i].template look<true>(p);
+      }
+    }
+  }
+  const uint32_t values = keys + UnionLayout<kD>::kBlockBytes;
+#pragma unroll
+  for (int n = 0; n < kD / 16; ++n) {  // 16 columns of o
+    const uint32_t at = values + n / 4 * kPanelBytes + (lane_values ^ n % 4 * 32);
+    float y[8] = {};
+#pragma unroll
+    for (int t = 0; t < 4; ++t) {
+      uint32_t v[4];
+      load_matrices_transposed(v, at + t * 2048);
+      multiply(y, probabilities[t], v), multiply(y + 4, probabilities[t], v + 2);
+    }
+#pragma unroll
+    for (int e = 0; e < 8; ++e) o[8 * n + e] = fmaf(f[e % 4 / 2], y[e], o[8 * n + e]);
+  }
+}
+
+// A warp's rows, tile after tile.
+template <int kD, int kRows>
+__device__ inline void union_consume(const Params& p, UnionShared& shared, const UnionLayout<kD>& at) {
+  constexpr int kBlockBytes = UnionLayout<kD>::kBlockBytes;
+  const int warp = __shfl_sync(0xffffffff, static_cast<int>(threadIdx.x) / 32, 0), c = static_cast<int>(threadIdx.x) % 32;
+  // Of a panel (wgmma.cuh says how its rows lie) load_matrices takes 8 rows x 4 pieces of 16 bytes of keys, 16 rows x 2 pieces of values. 8
+  // rows further is 1024 bytes further, pieces are further by XOR.
+  const uint32_t lane_keys = kept(static_cast<uint32_t>(c % 8 * 128 + (c / 8 ^ c % 8) * 16)),
+                 lane_values = kept(static_cast<uint32_t>(c % 16 * 128 + (c / 16 ^ c % 8) * 16));
+  const uint32_t full = kept(shared_address(shared.full)), empty = kept(shared_address(shared.empty)),
+                 stages = kept(shared_address(shared.stage)), keys = kept(at.stages);
+  // Of UnionStage::who.
+  const uint32_t bits =
+      kept(at.tokens > 32 ? 1u << warp / at.rows.token_warps : ((1u << at.rows.warp_tokens) - 1) << at.rows.first_token(warp));
+  // Of the thread's rows: token of the tile, head of the group; at least `tokens` where there is none.
+  uint32_t who[2];
+#pragma unroll
+  for (int i = 0; i < 2; ++i) {
+    const int r = c / 4 + 8 * i;
+    who[i] = kept(static_cast<uint32_t>(at.rows.token_of(warp, r)) << 8 | static_cast<uint32_t>(at.rows.head_of(warp, r) & 255));
+  }
+  uint32_t s = 0, phase = 0;
+  for (int round = 0;; ++round) {
+    UnionRow row[kRows];
+    {
+      const UnionPlace place(p, at.tokens, round);
+      if (place.here == 0) break;
+      const int buffer = place.buffer();
+      barrier_wait(shared_address(&shared.tile_full[buffer]), place.phase());
+#pragma unroll
+      for (int i = 0; i < kRows; ++i) {
+        const int t = static_cast<int>(who[i] >> 8), head = place.g * p.R + static_cast<int>(who[i] & 255);
+        const bool valid = t < place.here;
+        row[i].entry = at.entries_of(buffer, valid ? t : 0) + (valid ? 0 : at.N);
+        if (kRows == 2 || p.lse != nullptr) {
+          const int64_t first = (static_cast<int64_t>(place.row(p) + static_cast<uint32_t>(t)) * p.H + head) * p.N;
+          row[i].weights = static_cast<const char*>(p.weight) + first * (p.weight_bf16 ? 2 : 4), row[i].lse = p.lse + first;
+        }
+        if (kRows == 1 || p.Hw != p.H) {
+          row[i].template look<false>(p);
+        } else {
+          row[i].template look<true>(p);
+        }
+      }
+    }
+    uint32_t q[kD / 16][4];
+#pragma unroll
+    for (int i = 0; i < kD / 16; ++i) {
+      const uint32_t piece = static_cast<uint32_t>(i % 4 * 2 + c / 16) ^ static_cast<uint32_t>(c % 8);
+      load_matrices(q[i], at.queries + static_cast<uint32_t>(i / 4 * UnionLayout<kD>::kQueryPanel) +
+                              static_cast<uint32_t>(warp * kWarpRows + c % 16) * 128 + piece * 16);
+    }
+    release(shared.queries_empty);
+    float o[kD / 2] = {};
+    for (bool last = false; !last;) {
+      barrier_wait(full + 8 * s, phase);
+      const UnionStage stage = load_stage(stages + 8 * s);
+      if ((stage.who & bits) != 0) {
+        last = stage.chunk == kNoChunk;
+        if (!last) union_chunk<kD, kRows>(p, q, keys + 2 * s * kBlockBytes, lane_keys, lane_values, stage.chunk, row, o);
+      }
+      __syncwarp();
+      if (kArrivals > 1 || c == 0) barrier_arrive(empty + 8 * s);
+      if (++s == static_cast<uint32_t>(p.union_stages)) s = 0, phase ^= 1;
+    }
+    asm volatile("" : "+r"(round));  // what follows from it is computed anew rather than kept
+    const UnionPlace place(p, at.tokens, round);
+    release(shared.tile_empty[place.buffer()]);
+#pragma unroll
+    for (int i = 0; i < 2; ++i) {
+      const uint32_t t = who[i] >> 8, head = static_cast<uint32_t>(place.g * p.R) + (who[i] & 255);
+      if (t >= static_cast<uint32_t>(place.here)) continue;
+      uint32_t* to = static_cast<uint32_t*>(p.o) + ((static_cast<int64_t>(place.row(p) + t) * p.H + head) * kD) / 2 + c % 4;
+      // Four threads write half a sector; the L2 cache puts them together, at less cost than exchanging numbers between threads.
+#pragma unroll
+      for (int j = 0; j < kD / 8; ++j) to[4 * j] = pack_bf16(o[4 * j + 2 * i], o[4 * j + 2 * i + 1]);
+    }
+  }
+}
+#endif
+
+// Of the last four warps one fetches and three make lists. They hand registers to the others: 20 warps of 96 a thread are 16 of 112 and 4
+// of 32.
+constexpr int union_threads(int64_t D) { return (union_warps(D) + 4) * 32; }
+
+template <int kD, int kRows>
+__global__ void __launch_bounds__(union_threads(kD), 1)
+    union_forward_kernel(const __grid_constant__ Params p, const __grid_constant__ Maps maps) {
+#if CAIRN_HAS_WGMMA
+  if (p.in_union_order != nullptr && *p.in_union_order == 0) return;
+  constexpr int kConsumers = union_warps(kD) * 32, kBlockBytes = UnionLayout<kD>::kBlockBytes;
+  extern __shared__ uint8_t raw[];
+  __shared__ UnionShared shared;
+  const UnionLayout<kD> at(p, raw);
+  if (threadIdx.x == 0) {
+    for (int i = 0; i < p.union_stages; ++i) {
+      barrier_init(shared_address(&shared.full[i]), 1);
+      barrier_init(shared_address(&shared.empty[i]), kConsumers / 32 * kArrivals);
+    }
+    for (int i = 0; i < 2; ++i) {
+      barrier_init(shared_address(&shared.tile_full[i]), kListThreads);
+      barrier_init(shared_address(&shared.tile_empty[i]), 1 + kConsumers / 32 * kArrivals);
+    }
+    barrier_init(shared_address(&shared.queries_empty), kConsumers / 32 * kArrivals);
+    barrier_init_done();
+  }
+  if (p.S < kKeyBlock) {  // values behind the chunk's last one are multiplied, by 0
+    for (uint32_t i = threadIdx.x * 16; i < static_cast<uint32_t>(2 * p.union_stages * kBlockBytes); i += blockDim.x * 16) {
+      asm volatile("st.shared.v4.b32 [%0], {%1, %1, %1, %1};\n" ::"r"(at.stages + i), "r"(0) : "memory");
+    }
+    fence_shared_for_matrix();
+  }
+  __syncthreads();
+  if (threadIdx.x >= kConsumers) {
+    if constexpr (union_warps(kD) == 16) keep_registers<32>();
+    if (threadIdx.x < kConsumers + 32) {
+      if (at.tokens <= 32) {
+        union_produce<kD, false>(p, maps, shared, at);
+      } else {
+        union_produce<kD, true>(p, maps, shared, at);
+      }
+    } else {
+      union_make_lists<kD>(p, maps, shared, at, static_cast<int>(threadIdx.x) - kConsumers - 32);
+    }
+  } else {
+    if constexpr (union_warps(kD) == 16) take_registers<112>();
+    union_consume<kD, kRows>(p, shared, at);
+  }
+#endif
+}
+
+template <int kD>
+cudaError_t launch_union_forward(const Params& p, int processors, cudaStream_t stream) {
+  Maps maps;
+  cudaError_t error = make_maps(p, &maps);
+  if (error != cudaSuccess) return error;
+  const auto kernel = p.R % 16 == 0 && p.Hw != p.H ? union_forward_kernel<kD, 1> : union_forward_kernel<kD, 2>;
+  error = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, p.union_bytes);
+  if (error != cudaSuccess) return error;
+  const int64_t tokens = union_tokens(kD, p.R), tiles = (p.L + tokens - 1) / tokens * p.B * p.G;
+  const unsigned int grid = static_cast<unsigned int>(tiles < processors ? tiles : processors);
+  kernel<<<grid, union_threads(kD), static_cast<size_t>(p.union_bytes), stream>>>(p, maps);
+  return cudaGetLastError();
+}
+
+}  // namespace cairn::hsa_cuda
