@@ -14,6 +14,7 @@
 #include <vector>
 
 #include "cairn/cli/commands.h"
+#include "cairn/cli/memory_session.h"
 #include "cairn/core/error.h"
 #include "cairn/core/files.h"
 #include "cairn/core/random.h"
@@ -220,6 +221,7 @@ void add_bench(CLI::App& app, Action* action) {
   read->add_option("--threads", r->threads, "Threads (0: as many as LibTorch takes)")->check(CLI::Range(0, 1024))->capture_default_str();
   read->add_option("--segment", r->segment, "Tokens of a segment (default: the reader's own)")
       ->check(CLI::Range(int64_t{1}, int64_t{1} << 24));
+  add_memory_on(read, &r->memory_on, /*mapped=*/false);
   read->add_option("--json", r->json, "Also write the result as JSON to this file");
   read->callback([r, length, action] {
     *action = [r, length] {

@@ -15,6 +15,7 @@ struct BenchReadOptions {
   std::string device = "cpu";
   int threads = 0;      // 0: as they are
   int64_t segment = 0;  // 0: the reader's own
+  std::string memory_on = "device";  // device | host (pinned; on a GPU only): where keys and values come to lie
   std::string json;     // file for the result; empty: none
 };
 

@@ -182,16 +182,22 @@ std::vector<PageIndex> MemoryFile::add_chunks(const ChunkMemory& memory, int64_t
   for (int64_t done = 0; done < count;) {
     const int64_t n = std::min({count - done, ChunkMemory::kLargestPage, as_cut ? memory.page_rest(first + done) : count});
     const ChunkEncoding chunks = memory.copy(first + done, n);
-    PageIndex page;
-    page.chunks = n;
-    page.landmarks = file_->add(bytes_of(chunks.landmarks.to(at::kCPU).contiguous()));
-    page.k = file_->add(bytes_of(chunks.k.to(at::kCPU).contiguous()));
-    page.v = file_->add(bytes_of(chunks.v.to(at::kCPU).contiguous()));
-    page.tokens = file_->add(tokens.bytes(first_token + done * root_.model.chunk, n * root_.model.chunk));
-    pages.push_back(page);
+    const int64_t chunk = root_.model.chunk;
+    pages.push_back(add_page({chunks.landmarks.to(at::kCPU), chunks.k.to(at::kCPU), chunks.v.to(at::kCPU)},
+                             tokens.bytes(first_token + done * chunk, n * chunk)));
     done += n;
   }
   return pages;
+}
+
+PageIndex MemoryFile::add_page(const ChunkEncoding& chunks, std::span<const uint8_t> ids) {
+  PageIndex page;
+  page.chunks = chunks.landmarks.size(1);
+  page.landmarks = file_->add(bytes_of(chunks.landmarks.contiguous()));
+  page.k = file_->add(bytes_of(chunks.k.contiguous()));
+  page.v = file_->add(bytes_of(chunks.v.contiguous()));
+  page.tokens = file_->add(ids);
+  return page;
 }
 
 void MemoryFile::set_state(MemoryIndex* index, const ReaderState& state, std::span<const int32_t> partial_ids) {

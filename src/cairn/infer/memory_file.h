@@ -65,6 +65,9 @@ class MemoryFile {
   // as_cut: as they are cut there, so that what is loaded gives the same bits (scores are computed page by page).
   std::vector<PageIndex> add_chunks(const ChunkMemory& memory, int64_t first, int64_t count, const TokenPages& tokens, int64_t first_token,
                                     bool as_cut = false);
+  // The same for chunks that were copied to main memory, at most ChunkMemory::kLargestPage of them, and the bytes of their token ids. The only
+  // member that a thread of its own may call, while no other is in use.
+  PageIndex add_page(const ChunkEncoding& chunks, std::span<const uint8_t> ids);
   // Makes the state behind the last chunk that of `state`; partial_ids: tokens behind the last complete chunk. What was there is removed.
   void set_state(MemoryIndex* index, const ReaderState& state, std::span<const int32_t> partial_ids);
   // Joins runs of small pages, so that many edits do not leave a memory in crumbs.

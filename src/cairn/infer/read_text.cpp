@@ -1,6 +1,8 @@
 #include "cairn/infer/read_text.h"
 
 #include <ATen/ops/empty.h>
+#include <c10/core/Event.h>
+#include <c10/core/impl/VirtualGuardImpl.h>
 #include <fmt/format.h>
 
 #include <algorithm>
@@ -8,6 +10,7 @@
 #include <condition_variable>
 #include <deque>
 #include <exception>
+#include <future>
 #include <iterator>
 #include <mutex>
 #include <optional>
@@ -91,6 +94,29 @@ class PartsAhead {
   bool stop_ = false, done_ = false;
   std::thread thread_;  // last: it uses all of the above
 };
+
+// A page on its way from a memory to the file.
+struct PageToWrite {
+  ChunkEncoding chunks;  // in main memory once the copies are done
+  std::vector<uint8_t> ids;
+};
+
+// Copies in main memory; from a GPU into pinned memory, queued behind its work.
+ChunkEncoding copy_to_host(const ChunkMemory& memory, int64_t first, int64_t count) {
+  ChunkEncoding chunks = memory.copy(first, count);
+  for (at::Tensor* x : {&chunks.landmarks, &chunks.k, &chunks.v}) {
+    if (x->is_cuda()) *x = at::empty(x->sizes(), at::TensorOptions(x->scalar_type()).pinned_memory(true)).copy_(*x, /*non_blocking=*/true);
+  }
+  return chunks;
+}
+
+// What the device has been given so far is done when the function that is returned returns.
+std::function<void()> wait_for_device(at::Device device) {
+  if (device.is_cpu()) return [] {};
+  auto event = std::make_shared<c10::Event>(device.type());
+  event->record(c10::impl::VirtualGuardImpl(device.type()).getStream(device));
+  return [event] { event->synchronize(); };
+}
 
 std::vector<ReadingIndex::Source> reading_sources(const std::vector<fs::path>& files) {
   std::vector<ReadingIndex::Source> sources;
@@ -180,9 +206,10 @@ class TextReading {
  private:
   void feed(std::span<const int32_t> ids) {
     text_.tokens.append(ids);
-    const at::Tensor tokens = at::empty({1, std::ssize(ids)}, at::kInt);
-    std::copy(ids.begin(), ids.end(), tokens.data_ptr<int32_t>());
-    reader_.read(*text_.state, tokens.to(reader_.device(), at::kLong));
+    const int64_t start = text_.state->end;
+    reader_.read(*text_.state, std::ssize(ids), [&](int64_t, int64_t begin, std::span<int32_t> out) {
+      std::copy_n(ids.begin() + (begin - start), out.size(), out.begin());
+    });
   }
 
   void drop_waiting(int64_t used) {
@@ -200,14 +227,25 @@ class TextReading {
     committed_ = now;
   }
 
-  // Complete chunks go to the file and leave main memory.
+  // Complete chunks go to the file and leave the memory. A thread of its own works out checksums and writes while the next segments are read;
+  // until wait_for_writer() the file belongs to it.
   void flush_chunks() {
     ChunkMemory& memory = text_.state->memory;
     const int64_t count = memory.chunks(), end = memory.end_chunk();
     if (count == 0) return;
-    const std::vector<PageIndex> pages = file_.add_chunks(memory, memory.first_chunk(), count, text_.tokens, 0);
-    std::vector<PageIndex>& all = file_.root().reading->memory.pages;
-    all.insert(all.end(), pages.begin(), pages.end());
+    std::vector<PageToWrite> pages;
+    for (int64_t done = 0; done < count;) {
+      const int64_t n = std::min(count - done, ChunkMemory::kLargestPage);
+      pages.push_back({copy_to_host(memory, memory.first_chunk() + done, n), text_.tokens.bytes(done * chunk_, n * chunk_)});
+      done += n;
+    }
+    wait_for_writer();
+    writer_ = std::async(std::launch::async, [this, pages = std::move(pages), copied = wait_for_device(reader_.device())] {
+      copied();
+      std::vector<PageIndex> written;
+      for (const PageToWrite& page : pages) written.push_back(file_.add_page(page.chunks, page.ids));
+      return written;
+    });
     text_.state->memory = ChunkMemory(reader_.model().config(), 1, end);
     TokenPages rest(text_.tokens.width());
     std::vector<int32_t> ids(text_.tokens.size() - count * chunk_);
@@ -216,7 +254,16 @@ class TextReading {
     text_.tokens = std::move(rest);
   }
 
+  // Throws what the writing met.
+  void wait_for_writer() {
+    if (!writer_.valid()) return;
+    const std::vector<PageIndex> pages = writer_.get();
+    std::vector<PageIndex>& all = file_.root().reading->memory.pages;
+    all.insert(all.end(), pages.begin(), pages.end());
+  }
+
   void describe_state() {
+    wait_for_writer();
     ReadingIndex& reading = *file_.root().reading;
     std::vector<int32_t> partial(text_.tokens.size());
     text_.tokens.read(0, partial);
@@ -252,6 +299,7 @@ class TextReading {
   std::vector<int32_t> waiting_;                      // tokens that follow what was read
   std::deque<std::pair<int64_t, TextPlace>> places_;  // first token (separator included) of the parts that are not read yet
   std::chrono::steady_clock::time_point committed_ = std::chrono::steady_clock::now();
+  std::future<std::vector<PageIndex>> writer_;  // last: what still runs uses all of the above
 };
 
 }  // namespace
