@@ -177,7 +177,8 @@ ModelConfig bench_model(const std::string& name) {
 
 int bench_read(const BenchReadOptions& o) {
   if (o.precision != "fp32" && o.precision != "bf16") throw UserError("--precision is fp32 or bf16, not '{}'", o.precision);
-  if (o.memory_on == "host" && o.device != "cuda") throw UserError("--memory-on host: main memory is where a CPU has it; use --device cuda");
+  if (o.memory_on == "host" && o.device != "cuda")
+    throw UserError("--memory-on host: main memory is where a CPU has it; use --device cuda");
   if (o.tokens < 4096) throw UserError("--tokens must be at least 4096, not {}", o.tokens);
   if (o.device == "cuda" && !at::globalContext().hasCUDA()) throw UserError("--device cuda: this program or this machine has no CUDA");
   const at::NoGradGuard no_gradient;

@@ -1,8 +1,5 @@
 #include "cairn/infer/read_text.h"
 
-#include <ATen/ops/empty.h>
-#include <c10/core/Event.h>
-#include <c10/core/impl/VirtualGuardImpl.h>
 #include <fmt/format.h>
 
 #include <algorithm>
@@ -19,6 +16,7 @@
 
 #include "cairn/core/error.h"
 #include "cairn/core/files.h"
+#include "cairn/infer/shared_reading.h"
 #include "cairn/text/text_parts.h"
 
 namespace cairn {
@@ -101,23 +99,6 @@ struct PageToWrite {
   std::vector<uint8_t> ids;
 };
 
-// Copies in main memory; from a GPU into pinned memory, queued behind its work.
-ChunkEncoding copy_to_host(const ChunkMemory& memory, int64_t first, int64_t count) {
-  ChunkEncoding chunks = memory.copy(first, count);
-  for (at::Tensor* x : {&chunks.landmarks, &chunks.k, &chunks.v}) {
-    if (x->is_cuda()) *x = at::empty(x->sizes(), at::TensorOptions(x->scalar_type()).pinned_memory(true)).copy_(*x, /*non_blocking=*/true);
-  }
-  return chunks;
-}
-
-// What the device has been given so far is done when the function that is returned returns.
-std::function<void()> wait_for_device(at::Device device) {
-  if (device.is_cpu()) return [] {};
-  auto event = std::make_shared<c10::Event>(device.type());
-  event->record(c10::impl::VirtualGuardImpl(device.type()).getStream(device));
-  return [event] { event->synchronize(); };
-}
-
 std::vector<ReadingIndex::Source> reading_sources(const std::vector<fs::path>& files) {
   std::vector<ReadingIndex::Source> sources;
   for (const fs::path& path : files) {
@@ -130,9 +111,10 @@ std::vector<ReadingIndex::Source> reading_sources(const std::vector<fs::path>& f
 
 class TextReading {
  public:
-  TextReading(const Reader& reader, MemoryFile& file, const Tokenizer& tokenizer, const ReadTextOptions& options)
+  TextReading(const Reader& reader, MemoryFile& file, const Tokenizer& tokenizer, const ReadTextOptions& options, SharedReading* others)
       : reader_(reader),
         file_(file),
+        others_(others),
         options_(options),
         chunk_(reader.model().config().chunk),
         separator_(document_separator(tokenizer)),
@@ -178,6 +160,11 @@ class TextReading {
     int64_t used = 0;
     while (std::ssize(waiting_) - used >= segment) {
       const int64_t n = segment - tokens() % chunk_;  // ends on the chunk grid
+      if (others_ != nullptr && n == segment) {
+        if (std::ssize(waiting_) - used < others_->part_tokens()) break;
+        used += feed_all({waiting_.data() + used, static_cast<size_t>(others_->part_tokens())});
+        continue;
+      }
       feed({waiting_.data() + used, static_cast<size_t>(n)});
       used += n;
       flush_full_pages();
@@ -188,7 +175,11 @@ class TextReading {
   // Everything that waits is read; the file's memory becomes what was read.
   void finish() {
     const int64_t rest = std::ssize(waiting_);
-    if (rest > 0) feed(waiting_);
+    if (rest > 0 && others_ != nullptr && tokens() % chunk_ == 0) {
+      feed_all(waiting_);
+    } else if (rest > 0) {
+      feed(waiting_);
+    }
     drop_waiting(rest);
     if (tokens() == 0) throw UserError("the files hold no text: nothing to remember");
     flush_all();
@@ -205,11 +196,29 @@ class TextReading {
 
  private:
   void feed(std::span<const int32_t> ids) {
+    if (others_ != nullptr) others_->forget();
     text_.tokens.append(ids);
     const int64_t start = text_.state->end;
     reader_.read(*text_.state, std::ssize(ids), [&](int64_t, int64_t begin, std::span<int32_t> out) {
       std::copy_n(ids.begin() + (begin - start), out.size(), out.begin());
     });
+  }
+
+  // The same by all processes. Tokens read.
+  int64_t feed_all(std::span<const int32_t> ids) {
+    flush_chunks();
+    text_.tokens.append(ids);
+    std::vector<PageToWrite> pages;
+    int64_t done = 0;
+    for (ChunkEncoding& chunks : others_->read(*text_.state, ids)) {
+      const int64_t n = chunks.landmarks.size(1);
+      pages.push_back({std::move(chunks), text_.tokens.bytes(done * chunk_, n * chunk_)});
+      done += n;
+    }
+    write(std::move(pages), [] {});
+    drop_tokens(done);
+    commit_now_and_then();
+    return std::ssize(ids);
   }
 
   void drop_waiting(int64_t used) {
@@ -220,6 +229,10 @@ class TextReading {
   void flush_full_pages() {
     if (text_.state->memory.chunks() < ChunkMemory::kLargestPage) return;
     flush_chunks();
+    commit_now_and_then();
+  }
+
+  void commit_now_and_then() {
     const auto now = std::chrono::steady_clock::now();
     if (std::chrono::duration<double>(now - committed_).count() < options_.commit_seconds) return;
     describe_state();
@@ -227,8 +240,7 @@ class TextReading {
     committed_ = now;
   }
 
-  // Complete chunks go to the file and leave the memory. A thread of its own works out checksums and writes while the next segments are read;
-  // until wait_for_writer() the file belongs to it.
+  // Complete chunks go to the file and leave the memory.
   void flush_chunks() {
     ChunkMemory& memory = text_.state->memory;
     const int64_t count = memory.chunks(), end = memory.end_chunk();
@@ -239,17 +251,27 @@ class TextReading {
       pages.push_back({copy_to_host(memory, memory.first_chunk() + done, n), text_.tokens.bytes(done * chunk_, n * chunk_)});
       done += n;
     }
+    write(std::move(pages), wait_for_device(reader_.device()));
+    text_.state->memory = ChunkMemory(reader_.model().config(), 1, end);
+    drop_tokens(count);
+  }
+
+  // A thread of its own works out checksums and writes while the next segments are read; until wait_for_writer() the file belongs to it.
+  void write(std::vector<PageToWrite> pages, std::function<void()> copied) {
     wait_for_writer();
-    writer_ = std::async(std::launch::async, [this, pages = std::move(pages), copied = wait_for_device(reader_.device())] {
+    writer_ = std::async(std::launch::async, [this, pages = std::move(pages), copied = std::move(copied)] {
       copied();
       std::vector<PageIndex> written;
       for (const PageToWrite& page : pages) written.push_back(file_.add_page(page.chunks, page.ids));
       return written;
     });
-    text_.state->memory = ChunkMemory(reader_.model().config(), 1, end);
+  }
+
+  // Token ids of the first `chunks` chunks leave main memory.
+  void drop_tokens(int64_t chunks) {
     TokenPages rest(text_.tokens.width());
-    std::vector<int32_t> ids(text_.tokens.size() - count * chunk_);
-    text_.tokens.read(count * chunk_, ids);
+    std::vector<int32_t> ids(text_.tokens.size() - chunks * chunk_);
+    text_.tokens.read(chunks * chunk_, ids);
     rest.append(ids);
     text_.tokens = std::move(rest);
   }
@@ -289,6 +311,7 @@ class TextReading {
 
   const Reader& reader_;
   MemoryFile& file_;
+  SharedReading* const others_;  // who reads along; null: nobody
   const ReadTextOptions& options_;
   const int64_t chunk_;
   const std::vector<int32_t> separator_;
@@ -327,8 +350,8 @@ bool reads_other_files(const MemoryFile& file, const std::vector<fs::path>& file
 }
 
 ReadTextResult read_text(const Reader& reader, MemoryFile& file, std::shared_ptr<const Tokenizer> tokenizer, const ReadTextOptions& options,
-                         const std::function<bool(const ReadTextProgress&)>& progress) {
-  TextReading reading(reader, file, *tokenizer, options);
+                         const std::function<bool(const ReadTextProgress&)>& progress, SharedReading* others) {
+  TextReading reading(reader, file, *tokenizer, options, others);
   PartsAhead ahead(tokenizer, options, reading.start());
   ReadTextResult result;
   ReadTextProgress now;
