@@ -63,6 +63,8 @@ std::shared_ptr<World> World::from_environment(at::Device device) {
   return connect_gloo(*rendezvous, device);
 }
 
+bool gpu_collectives_can_be_recorded() { return gpu_collectives() != nullptr; }
+
 ProcessNumber process_number() {
   const auto rendezvous = rendezvous_from_environment();
   return rendezvous ? ProcessNumber{rendezvous->rank, rendezvous->size} : ProcessNumber{};
