@@ -65,6 +65,7 @@ TEST(SharedReadingHelper, EqualChunks) {
       chunks.push_back(state->memory.copy(state->memory.first_chunk(), state->memory.chunks()));
       state->memory = ChunkMemory(config, 1, state->memory.end_chunk());
     }
+    shared.still_here();
     together(shared.part_tokens());
     together(rest);
     shared.end(7);

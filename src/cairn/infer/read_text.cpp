@@ -42,10 +42,16 @@ class PartsAhead {
     thread_.join();
   }
 
-  // The next round; nothing at the end. Throws what the thread met.
-  std::optional<std::vector<TextPart>> take() {
+  // The next round; nothing at the end. Throws what the thread met. idle (may be empty): called every second while none is there.
+  std::optional<std::vector<TextPart>> take(const std::function<void()>& idle) {
     std::unique_lock lock(mutex_);
-    changed_.wait(lock, [this] { return !rounds_.empty() || done_; });
+    const auto ready = [this] { return !rounds_.empty() || done_; };
+    while (idle && !changed_.wait_for(lock, std::chrono::seconds(1), ready)) {
+      lock.unlock();
+      idle();
+      lock.lock();
+    }
+    changed_.wait(lock, ready);
     if (rounds_.empty()) {
       if (error_) std::rethrow_exception(error_);
       return std::nullopt;
@@ -361,9 +367,11 @@ ReadTextResult read_text(const Reader& reader, MemoryFile& file, std::shared_ptr
     now.tokens = reading.tokens();
     return !progress || progress(now);
   };
+  const std::function<void()> idle = others == nullptr ? std::function<void()>() : [others] { others->still_here(); };
   bool go_on = tell(), first = true;
   while (go_on) {
-    const auto round = ahead.take();
+    const auto round = ahead.take(idle);
+    if (idle) idle();  // a part has many rounds
     if (!round) break;
     if (std::exchange(first, false)) require_space(reader.model().config(), file, *round, now.bytes_total - now.bytes_done);
     for (const TextPart& part : *round) {

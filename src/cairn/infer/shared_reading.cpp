@@ -15,8 +15,9 @@
 namespace cairn {
 namespace {
 
-// The head of what process 0 says: tokens of the part (0: the end), position or exit code, whether the state goes with it.
-constexpr int64_t kHead = 3;
+// The head of what process 0 says: tokens of the part (0: the end, kStillHere: none yet), position or exit code, whether the state goes
+// with it.
+constexpr int64_t kHead = 3, kStillHere = -1;
 
 at::Tensor head_of(int64_t count, int64_t position, bool with_state) {
   at::Tensor head = at::zeros({kHead}, at::kLong);
@@ -81,6 +82,11 @@ void SharedReading::end(int exit_code) {
   world_.broadcast(head, 0);
 }
 
+void SharedReading::still_here() {
+  at::Tensor head = head_of(kStillHere, 0, false);
+  world_.broadcast(head, 0);
+}
+
 int SharedReading::follow() {
   ReaderState state(reader_.model().config(), 1, 0);
   for (;;) {
@@ -88,6 +94,7 @@ int SharedReading::follow() {
     world_.broadcast(head, 0);
     const int64_t* h = head.const_data_ptr<int64_t>();
     if (h[0] == 0) return static_cast<int>(h[1]);
+    if (h[0] == kStillHere) continue;
     state.end = h[1];
     if (h[2] != 0) send_state(&state, 0);
     at::Tensor all = at::empty({h[0]}, at::kInt);

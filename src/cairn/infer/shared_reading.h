@@ -27,6 +27,8 @@ class SharedReading {
   // Process 0: the state went on without the others (or is another one); they need it again.
   void forget() { known_ = false; }
   void end(int exit_code);
+  // Process 0, about every second while it has no part yet: nobody waits longer than a collective may take.
+  void still_here();
 
   // The others: takes part until process 0 ends it; returns the exit code.
   int follow();
