@@ -409,6 +409,7 @@ void add_generate(CLI::App& app, Action* action) {
   add_sampling_options(command, &o->sampling);
   command->add_option("--logits", o->logits, "safetensors file for `tokens` [n] and `logits` [n,vocab] of the prompt");
   command->add_flag("--ram", o->ram, "load the memory instead of mapping the file");
+  command->footer("Started by torchrun, mpirun or srun, several processes share the memory; process 0 prints.");
   add_memory_on(command, &o->session.memory_on, /*mapped=*/true);
   command->callback([o, action] { *action = [o] { return run_generate(*o); }; });
 }
