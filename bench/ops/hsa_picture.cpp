@@ -11,51 +11,14 @@
 #include "cairn/core/error.h"
 #include "cairn/core/files.h"
 #include "cairn/report/chart.h"
+#include "cairn/report/csv_table.h"
 
 namespace cairn::report {
 namespace {
 
-using Row = std::map<std::string, std::string>;  // by the names of the header line
+using Row = CsvRow;
 
-std::vector<std::string> split(const std::string& text, char by) {
-  std::vector<std::string> parts(1);
-  for (const char c : text) {
-    if (c == by) {
-      parts.emplace_back();
-    } else {
-      parts.back() += c;
-    }
-  }
-  return parts;
-}
-
-// Rows of all tables of a file; a line that holds a column "L" begins a table, lines with # are remarks.
-std::vector<Row> read_rows(const std::string& path) {
-  std::vector<Row> rows;
-  std::vector<std::string> head;
-  for (const std::string& line : split(read_file(path), '\n')) {
-    if (line.empty() || line[0] == '#') continue;
-    const std::vector<std::string> fields = split(line, ',');
-    if (std::find(fields.begin(), fields.end(), "L") != fields.end()) {
-      head = fields;
-      continue;
-    }
-    if (head.empty() || fields.size() != head.size()) throw UserError("{}: this line fits no header: {}", path, line);
-    Row& row = rows.emplace_back();
-    for (size_t i = 0; i < head.size(); ++i) row[head[i]] = fields[i];
-  }
-  if (rows.empty()) throw UserError("{}: no measurements", path);
-  return rows;
-}
-
-double number(const Row& row, const std::string& column) {
-  const auto found = row.find(column);
-  try {
-    return found == row.end() ? kMissing : std::stod(found->second);
-  } catch (const std::exception&) {
-    return kMissing;
-  }
-}
+double number(const Row& row, const std::string& column) { return csv_number(row, column); }
 
 class Picture {
  public:
@@ -198,7 +161,7 @@ int run(int argc, char** argv) {
   if (argc < 3) throw UserError("usage: bench_hsa_picture OUT.svg FILE.csv...");
   std::vector<Row> rows;
   for (int i = 2; i < argc; ++i) {
-    for (Row& row : read_rows(argv[i])) rows.push_back(std::move(row));
+    for (Row& row : read_csv(read_file(argv[i]), argv[i], "L")) rows.push_back(std::move(row));
   }
   write_file(argv[1], Picture(std::move(rows)).draw());
   return 0;

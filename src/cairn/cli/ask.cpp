@@ -1,18 +1,22 @@
 // cairn ask MODEL NAME.memory: questions about a text that was read, each answer with the chunks that it read; cairn generate: text behind
 // a prompt.
+#include <ATen/TensorOperators.h>
 #include <ATen/ops/from_blob.h>
+#include <ATen/ops/full.h>
 #include <fmt/format.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <chrono>
 #include <cstdio>
-#include <iostream>
+#include <functional>
 #include <map>
 #include <memory>
 #include <nlohmann/json.hpp>
+#include <optional>
 
 #include "cairn/cli/memory_session.h"
+#include "cairn/cli/together.h"
 #include "cairn/core/error.h"
 #include "cairn/core/files.h"
 #include "cairn/core/progress.h"
@@ -82,10 +86,14 @@ class Session {
     return ids;
   }
 
+  std::vector<std::vector<int32_t>> prompts(const std::vector<std::string>& questions) const {
+    std::vector<std::vector<int32_t>> all;
+    for (const std::string& question : questions) all.push_back(prompt(question));
+    return all;
+  }
+
   // Answers to several questions in one batch; a single one is shown as it comes.
-  std::vector<Asked> ask(const std::vector<std::string>& questions, bool stream) {
-    std::vector<std::vector<int32_t>> prompts;
-    for (const std::string& question : questions) prompts.push_back(prompt(question));
+  std::vector<Asked> ask(const std::vector<std::string>& questions, const std::vector<std::vector<int32_t>>& prompts, bool stream) {
     const auto begin = std::chrono::steady_clock::now();
     const std::vector<Answer> answers =
         answer(opened_.reader, *text_.state, prompts, *opened_.tokenizer, options_.sampling, [&](size_t, std::string_view fresh) {
@@ -138,7 +146,7 @@ class Session {
                            {"tokens", tokens}});
     }
     json chunks = json::array(), documents = json::array();
-    const int64_t complete = text_.state->memory.chunks();
+    const int64_t complete = text_.state->chunks();
     for (const auto& [chunk, unused] : named) {
       if (chunk >= complete) {  // completed while decoding
         chunks.push_back({{"chunk", chunk}, {"document", -1}, {"begin", 0}, {"end", 0}, {"text", ""}, {"before", ""}, {"after", ""}});
@@ -178,7 +186,7 @@ class Session {
  private:
   // "book.txt, bytes 1200 to 1460 (chunk 17): text".
   std::string place(int64_t chunk) const {
-    if (chunk >= text_.state->memory.chunks()) return fmt::format("chunk {}, completed by question and answer", chunk);
+    if (chunk >= text_.state->chunks()) return fmt::format("chunk {}, completed by question and answer", chunk);
     const int64_t begin = chunk * chunk_, document = text_.document_of(begin), first = text_.documents[document].token;
     const int64_t byte = view_.bytes(first, begin), size = view_.bytes(begin, begin + chunk_);
     return fmt::format("{}, bytes {} to {} (chunk {}): {}", one_line(text_.documents[document].name, 60), byte, byte + size, chunk,
@@ -206,23 +214,44 @@ std::vector<std::string> questions_of(const Options& options) {
   return questions;
 }
 
-int run_ask(const Options& options) {
-  options.sampling.validate();
-  std::vector<std::string> questions = questions_of(options);
-  MemoryFile file = MemoryFile::open(options.memory, /*writable=*/false);
-  const MemoryIndex index = finished_memory(file);
-  OpenedModel opened = open_session(options.session, file.root().compute);
-  file.require_maker(maker_of(opened));
-  const TextMemory text = load_memory(file, index, /*mapped=*/!options.ram, opened);
-  Session session(options, opened, text);
-  if (!options.json_file.empty()) write_file(options.json_file, session.to_json({}, options.session.model).dump(1) + "\n");
-  install_stop_handler();
+// A model and the memory it is asked about; with `world` this process's share of it.
+struct Opening {
+  std::optional<MemoryFile> file;
+  std::optional<OpenedModel> model;
+  TextMemory text;  // without a file: empty
+};
+
+void open_all(const Options& options, const std::shared_ptr<World>& world, Opening* o) {
+  if (!options.memory.empty()) o->file.emplace(MemoryFile::open(options.memory, /*writable=*/false));
+  if (o->file) finished_memory(*o->file);  // before the model is loaded
+  o->model.emplace(open_session(options.session, o->file ? o->file->root().compute : "", world));
+  if (o->file) o->file->require_maker(maker_of(*o->model));
+  if (o->file) o->text = load_memory(*o->file, finished_memory(*o->file), /*mapped=*/!options.ram, *o->model);
+  if (!o->file) o->text.state = o->model->reader.new_reader_state(1);
+}
+
+// On several machines a path may lead to different files.
+void require_same_memory(const std::optional<MemoryFile>& file, World* world) {
+  if (world == nullptr || !file) return;
+  const auto hash = static_cast<int64_t>(std::hash<std::string>{}(file->root().to_json()));
+  const at::Tensor all = world->all_gather(at::full({1}, hash, at::kLong));
+  if (!all.eq(hash).all().item<bool>()) {
+    throw UserError("{}: is not the same file in all {} processes; put it where every machine sees it", file->path().string(),
+                    world->size());
+  }
+}
+
+// Asks and prints. others: hear every batch of prompts; null: nobody else is there.
+int talk(const Options& options, Opening& opening, std::vector<std::string> questions, Talk* others) {
+  Session session(options, *opening.model, opening.text);
   std::vector<Asked> all;
   const bool interactive = questions.empty();
   const auto ask = [&](const std::vector<std::string>& some) {
     const bool stream = some.size() == 1;
+    const std::vector<std::vector<int32_t>> prompts = session.prompts(some);
     if (stream && !interactive) fmt::print("> {}\n", one_line(some[0], 400));
-    std::vector<Asked> asked = session.ask(some, stream);
+    if (others != nullptr) others->tell(prompts);
+    std::vector<Asked> asked = session.ask(some, prompts, stream);
     for (Asked& one : asked) {
       if (!stream) fmt::print("> {}\n{}", one_line(one.question, 400), repair_utf8(one.answer.text));
       fmt::print("\n");
@@ -234,11 +263,12 @@ int run_ask(const Options& options) {
   };
   if (interactive) {
     const bool terminal = isatty(STDIN_FILENO) != 0;
-    if (terminal) fmt::print("{} tokens of text; one question a line, end with Ctrl-D\n", text.tokens.size());
+    if (terminal) fmt::print("{} tokens of text; one question a line, end with Ctrl-D\n", opening.text.tokens.size());
+    InputLines lines(others != nullptr ? [others] { others->still_here(); } : std::function<void()>());
     for (std::string line; !stop_requested();) {
       if (terminal) fmt::print("> ");
       std::fflush(stdout);
-      if (!std::getline(std::cin, line)) break;
+      if (!lines.next(&line)) break;
       if (line.empty()) continue;
       try {
         ask({unescape(line)});
@@ -254,41 +284,91 @@ int run_ask(const Options& options) {
   return stop_requested() ? kExitStopped : 0;
 }
 
+// The others answer what process 0 is asked: each of them holds a share of the memory.
+int follow(const Options& options, const Opening& opening, World& world) {
+  Talk talk(world);
+  for (;;) {
+    int code = 0;
+    const auto prompts = talk.hear(&code);
+    if (!prompts) return code;
+    answer(opening.model->reader, *opening.text.state, *prompts, *opening.model->tokenizer, options.sampling);
+  }
+}
+
+int run_ask(const Options& options) {
+  options.sampling.validate();
+  const std::shared_ptr<World> world = open_world(options.session.device);
+  Opening opening;
+  std::vector<std::string> questions;
+  int code = together(world.get(), [&] {
+    if (is_first(world.get())) questions = questions_of(options);
+    open_all(options, world, &opening);
+    if (options.json_file.empty() || !is_first(world.get())) return;
+    Session session(options, *opening.model, opening.text);
+    write_file(options.json_file, session.to_json({}, options.session.model).dump(1) + "\n");
+  });
+  if (code == 0) code = together(world.get(), [&] { require_same_memory(opening.file, world.get()); });
+  if (code != 0) return code;
+  if (world == nullptr) {
+    install_stop_handler();
+    return talk(options, opening, std::move(questions), nullptr);
+  }
+  // No stop handler: several processes would stop at different places and wait for each other.
+  if (world->rank() > 0) return follow(options, opening, *world);
+  Talk others(*world);
+  try {
+    code = talk(options, opening, std::move(questions), &others);
+  } catch (const Error& error) {  // between two batches, or the others are gone
+    std::fprintf(stderr, "cairn: %s\n", error.what());
+    code = error.exit_code();
+  }
+  try {
+    others.end(code);
+  } catch (const Error&) {  // nobody is there to hear it
+  }
+  return code;
+}
+
 int run_generate(const Options& options) {
   options.sampling.validate();
-  std::optional<MemoryFile> file;
-  if (!options.memory.empty()) file.emplace(MemoryFile::open(options.memory, /*writable=*/false));
-  OpenedModel opened = open_session(options.session, file ? file->root().compute : "");
-  std::unique_ptr<ReaderState> state = opened.reader.new_reader_state(1);
-  TextMemory text;
-  if (file) {
-    file->require_maker(maker_of(opened));
-    text = load_memory(*file, finished_memory(*file), /*mapped=*/!options.ram, opened);
-    state = text.state->fork();
-  }
-  const std::string prompt = unescape(options.prompt);
-  require_utf8(prompt, "the prompt");
-  const std::vector<int32_t> ids = opened.tokenizer->encode(prompt);
-  if (ids.empty()) throw UserError("the prompt is empty");
+  const std::shared_ptr<World> world = open_world(options.session.device);
+  const bool first = is_first(world.get());
+  Opening opening;
+  std::vector<int32_t> ids;
+  int code = together(world.get(), [&] {
+    open_all(options, world, &opening);
+    const std::string prompt = unescape(options.prompt);
+    require_utf8(prompt, "the prompt");
+    ids = opening.model->tokenizer->encode(prompt);
+    if (ids.empty()) throw UserError("the prompt is empty");
+  });
+  if (code == 0) code = together(world.get(), [&] { require_same_memory(opening.file, world.get()); });
+  if (code != 0) return code;
+  OpenedModel& opened = *opening.model;
+  const ReaderState& state = *opening.text.state;
   if (!options.logits.empty()) {
     const std::vector<int64_t> tokens(ids.begin(), ids.end());
     const at::Tensor row = at::from_blob(const_cast<int64_t*>(tokens.data()), {1, std::ssize(tokens)}, at::kLong).clone();
-    const at::Tensor logits = opened.reader.advance(*state->fork(), row.to(opened.header.device)).to(at::kCPU, at::kFloat).contiguous();
+    const at::Tensor logits = opened.reader.advance(*state.fork(), row.to(opened.header.device)).to(at::kCPU, at::kFloat).contiguous();
     const auto bytes = [](const void* data, size_t size) { return std::span(static_cast<const uint8_t*>(data), size); };
-    write_safetensors(options.logits,
-                      {{"logits", Dtype::kF32, {logits.size(1), logits.size(2)}, bytes(logits.const_data_ptr(), logits.nbytes())},
-                       {"tokens", Dtype::kI64, {std::ssize(tokens)}, bytes(tokens.data(), tokens.size() * 8)}},
-                      {{"format", "cairn.logits"}});
+    code = together(world.get(), [&] {
+      if (!first) return;
+      write_safetensors(options.logits,
+                        {{"logits", Dtype::kF32, {logits.size(1), logits.size(2)}, bytes(logits.const_data_ptr(), logits.nbytes())},
+                         {"tokens", Dtype::kI64, {std::ssize(tokens)}, bytes(tokens.data(), tokens.size() * 8)}},
+                        {{"format", "cairn.logits"}});
+    });
+    if (code != 0) return code;
   }
-  install_stop_handler();
+  if (world == nullptr) install_stop_handler();
   SamplingOptions sampling = options.sampling;
   sampling.reads = false;
-  answer(opened.reader, *state, {ids}, *opened.tokenizer, sampling, [](size_t, std::string_view fresh) {
-    std::fputs(repair_utf8(fresh).c_str(), stdout);
-    std::fflush(stdout);
+  answer(opened.reader, state, {ids}, *opened.tokenizer, sampling, [&](size_t, std::string_view fresh) {
+    if (first) std::fputs(repair_utf8(fresh).c_str(), stdout);
+    if (first) std::fflush(stdout);
     return !stop_requested();
   });
-  fmt::print("\n");
+  if (first) fmt::print("\n");
   return stop_requested() ? kExitStopped : 0;
 }
 
@@ -314,7 +394,9 @@ void add_ask(CLI::App& app, Action* action) {
   command->add_option("--json", o->json_file, "file for answers and what every token read, for `cairn inspect`");
   command->add_flag("--ram", o->ram, "load the memory instead of mapping the file; compares its checksums");
   add_memory_on(command, &o->session.memory_on, /*mapped=*/true);
-  command->footer("Without -q and --questions, questions are read from standard input, one a line.");
+  command->footer(
+      "Without -q and --questions, questions are read from standard input, one a line. Started by torchrun, mpirun or srun, several "
+      "processes share the memory; process 0 talks.");
   command->callback([o, action] { *action = [o] { return run_ask(*o); }; });
 }
 
@@ -327,6 +409,7 @@ void add_generate(CLI::App& app, Action* action) {
   add_sampling_options(command, &o->sampling);
   command->add_option("--logits", o->logits, "safetensors file for `tokens` [n] and `logits` [n,vocab] of the prompt");
   command->add_flag("--ram", o->ram, "load the memory instead of mapping the file");
+  command->footer("Started by torchrun, mpirun or srun, several processes share the memory; process 0 prints.");
   add_memory_on(command, &o->session.memory_on, /*mapped=*/true);
   command->callback([o, action] { *action = [o] { return run_generate(*o); }; });
 }

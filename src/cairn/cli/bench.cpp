@@ -14,6 +14,7 @@
 #include <vector>
 
 #include "cairn/cli/commands.h"
+#include "cairn/cli/memory_session.h"
 #include "cairn/core/error.h"
 #include "cairn/core/files.h"
 #include "cairn/core/random.h"
@@ -23,6 +24,7 @@
 #include "cairn/ops/hsa/hsa.h"
 #include "cairn/ops/hsa/kernel.h"
 #include "cairn/ops/select/select.h"
+#include "cairn/report/ops_picture.h"
 #include "cairn/train/bench_train.h"
 #include "cairn/train/config.h"
 #include "cairn/train/setup.h"
@@ -33,7 +35,7 @@ namespace {
 constexpr int64_t kSeed = 1;
 
 struct OpsOptions {
-  std::string json, device = "cpu", only;
+  std::string json, csv, picture, device = "cpu", only;
   int64_t threads = 0;
   int64_t rounds = 7;
   int64_t length = 4096, heads = 16, kv_heads = 1, head_dim = 64, chunk = 64, top_k = 8;
@@ -100,7 +102,14 @@ void add_attention(const OpsOptions& o, const std::string& name, int64_t length,
 }
 
 int bench_ops(const OpsOptions& o) {
-  if (o.device == "cuda") return bench_gpu({o.json, o.only, o.rounds});
+  if (o.device == "cuda") {
+    const std::string table = bench_gpu({o.json, o.only, o.rounds});
+    if (!o.csv.empty()) write_file(o.csv, table);
+    if (!o.picture.empty()) write_file(o.picture, report::draw_ops_picture(table, "this run"));
+    return 0;
+  }
+  if (!o.csv.empty() || !o.picture.empty())
+    throw UserError("--csv and --picture are of the table of --device cuda; --json writes that of a CPU");
   if (o.heads % o.kv_heads != 0) throw UserError("--heads {} is no multiple of --kv-heads {}", o.heads, o.kv_heads);
   if (o.threads > 0) at::set_num_threads(static_cast<int>(o.threads));
   std::vector<Line> lines;
@@ -195,6 +204,8 @@ void add_bench(CLI::App& app, Action* action) {
   CLI::App* ops = bench->add_subcommand("ops", "Operators against the rate of a matrix product");
   const auto o = std::make_shared<OpsOptions>();
   ops->add_option("--json", o->json, "Also write the table as JSON to this file");
+  ops->add_option("--csv", o->csv, "cuda: also write the table as CSV to this file");
+  ops->add_option("--picture", o->picture, "cuda: also draw it, as an SVG file that stands alone");
   ops->add_option("--device", o->device, "cpu, or cuda: kernels at fixed shapes, beside the plain paths and the machine's limits")
       ->check(CLI::IsMember({"cpu", "cuda"}))
       ->capture_default_str();
@@ -220,6 +231,7 @@ void add_bench(CLI::App& app, Action* action) {
   read->add_option("--threads", r->threads, "Threads (0: as many as LibTorch takes)")->check(CLI::Range(0, 1024))->capture_default_str();
   read->add_option("--segment", r->segment, "Tokens of a segment (default: the reader's own)")
       ->check(CLI::Range(int64_t{1}, int64_t{1} << 24));
+  add_memory_on(read, &r->memory_on, /*mapped=*/false);
   read->add_option("--json", r->json, "Also write the result as JSON to this file");
   read->callback([r, length, action] {
     *action = [r, length] {

@@ -6,10 +6,12 @@
 #include <cstdio>
 #include <exception>
 #include <new>
+#include <set>
 #include <string>
 
 #include "cairn/cli/command_line.h"
 #include "cairn/cli/commands.h"
+#include "cairn/cli/together.h"
 #include "cairn/core/error.h"
 #include "cairn/core/files.h"
 
@@ -51,6 +53,23 @@ bool is_out_of_memory(const std::string& message) {
   return message.find("out of memory") != std::string::npos || message.find("can't allocate memory") != std::string::npos;
 }
 
+// Whether several processes that were started together may run the command: those that share the work, and those that only tell something.
+bool runs_together(const std::string& command) {
+  static const std::set<std::string> those = {"train",       "read",       "ask",          "generate", "eval",
+                                              "bench train", "bench read", "bench memory", "info",     "doctor"};
+  return those.count(command) > 0 || command.starts_with("config") || command.starts_with("completion");
+}
+
+// "bench read": the words of the subcommand that was given.
+std::string name_of(const CLI::App& app) {
+  std::string name;
+  for (const CLI::App* at = &app; !at->get_subcommands().empty();) {
+    at = at->get_subcommands().front();
+    name += (name.empty() ? "" : " ") + at->get_name();
+  }
+  return name;
+}
+
 int run(int argc, char** argv) {
   CLI::App app("Cairn: language models that train on 4 thousand tokens and read tens of millions.", "cairn");
   app.set_version_flag("--version", "cairn " CAIRN_VERSION " (LibTorch " TORCH_VERSION ")");
@@ -61,6 +80,9 @@ int run(int argc, char** argv) {
   int exit_code = 0;
   if (!parse_command_line(app, argc, argv, &exit_code)) return exit_code;
   CAIRN_CHECK(action != nullptr, "the subcommand has set no action");
+  if (const std::string name = name_of(app); !runs_together(name)) {
+    if (const auto code = refuse_together(name)) return *code;
+  }
   return action();
 }
 

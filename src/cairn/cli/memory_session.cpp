@@ -30,7 +30,7 @@ void add_memory_on(CLI::App* command, std::string* where, bool mapped) {
       ->capture_default_str();
 }
 
-OpenedModel open_session(const SessionOptions& options, const std::string& compute) {
+OpenedModel open_session(const SessionOptions& options, const std::string& compute, std::shared_ptr<World> world) {
   if (options.threads > 0) at::set_num_threads(options.threads);
   OpenOptions opening;
   opening.folder = options.model;
@@ -38,6 +38,7 @@ OpenedModel open_session(const SessionOptions& options, const std::string& compu
   opening.precision = options.precision == "auto" && !compute.empty() ? compute : options.precision;
   opening.segment = options.segment;
   opening.memory_on = options.memory_on;
+  opening.world = std::move(world);
   return open_model(opening);
 }
 
@@ -48,9 +49,12 @@ MemoryMaker maker_of(const OpenedModel& opened) {
 TextMemory load_memory(const MemoryFile& file, const MemoryIndex& index, bool mapped, const OpenedModel& opened) {
   const at::Device device = opened.header.device;
   const KeysOn keys = opened.reader.options().keys;
+  const World* const world = opened.reader.world();
+  ChunkRange share{0, index.chunks()};
+  if (world != nullptr) share = {index.chunks() * world->rank() / world->size(), index.chunks() * (world->rank() + 1) / world->size()};
   if (device.is_cuda()) {
-    const int64_t element = file.root().element(), all = ChunkMemory::bytes_for(opened.config, 1, index.chunks(), element);
-    const int64_t apart = keys == KeysOn::kDevice ? 0 : ChunkMemory::key_bytes_for(opened.config, 1, index.chunks(), element);
+    const int64_t element = file.root().element(), all = ChunkMemory::bytes_for(opened.config, 1, share.end - share.begin, element);
+    const int64_t apart = keys == KeysOn::kDevice ? 0 : ChunkMemory::key_bytes_for(opened.config, 1, share.end - share.begin, element);
     const int64_t gpu = free_memory(device), host = available_memory();
     const auto bytes = [](int64_t n) { return format_bytes(static_cast<double>(n)); };
     if (all - apart > gpu || apart > host) {
@@ -59,7 +63,9 @@ TextMemory load_memory(const MemoryFile& file, const MemoryIndex& index, bool ma
                           keys == KeysOn::kDevice ? "; use --memory-on host" : "");
     }
   }
-  return file.load(index, mapped, device, keys);
+  TextMemory text = file.load(index, mapped, device, keys, share);
+  text.state->holds_end = world == nullptr || world->rank() + 1 == world->size();
+  return text;
 }
 
 const MemoryIndex& finished_memory(const MemoryFile& file) {

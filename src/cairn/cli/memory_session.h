@@ -1,6 +1,7 @@
 // What `read`, `ask`, `generate`, `edit` and `join` share: options of the model, and opening it for a memory file.
 #pragma once
 
+#include <memory>
 #include <string>
 
 #include "cairn/cli/commands.h"
@@ -20,9 +21,11 @@ void add_session_options(CLI::App* command, SessionOptions* options);
 // --memory-on; mapped: also in a memory file's mapping.
 void add_memory_on(CLI::App* command, std::string* where, bool mapped);
 // compute: precision of a memory file that is used ("fp32", "bf16"), which `auto` takes; empty: none.
-OpenedModel open_session(const SessionOptions& options, const std::string& compute = {});
+// world: the processes that share the memory; null: this one alone.
+OpenedModel open_session(const SessionOptions& options, const std::string& compute = {}, std::shared_ptr<World> world = nullptr);
 MemoryMaker maker_of(const OpenedModel& opened);
-// Loads the memory as --memory-on says. ResourceError with the bytes of GPU and host, before anything is loaded, if it does not fit.
+// Loads the memory as --memory-on says, or this process's share of it. ResourceError with the bytes of GPU and host, before anything is
+// loaded, if it does not fit.
 TextMemory load_memory(const MemoryFile& file, const MemoryIndex& index, bool mapped, const OpenedModel& opened);
 // The finished memory of the file. UserError if its first reading is not finished.
 const MemoryIndex& finished_memory(const MemoryFile& file);

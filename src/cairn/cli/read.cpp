@@ -1,13 +1,18 @@
 // cairn read MODEL FILE... -o NAME.memory: a text becomes a memory that is a file.
+#include <ATen/ops/full.h>
 #include <fmt/format.h>
 
+#include <csignal>
 #include <cstdio>
 #include <memory>
+#include <optional>
 
 #include "cairn/cli/memory_session.h"
+#include "cairn/cli/together.h"
 #include "cairn/core/error.h"
 #include "cairn/core/progress.h"
 #include "cairn/infer/read_text.h"
+#include "cairn/infer/shared_reading.h"
 #include "cairn/text/text_parts.h"
 
 namespace cairn {
@@ -20,31 +25,43 @@ struct Options {
   bool append = false, force = false;
 };
 
-int run(const Options& options) {
-  const fs::path output = options.output, part = options.output + ".part";
+// What process 0 needs to read; the others have the model alone.
+struct Opening {
   ReadTextOptions reading;
-  reading.files.assign(options.files.begin(), options.files.end());
-  reading.threads = options.session.threads;
-  total_text_bytes(reading.files);  // missing files are refused before work
+  fs::path part;
+  std::optional<MemoryFile> file;
+  std::optional<OpenedModel> model;
+};
+
+void open_all(const Options& options, Opening* o) {
+  const fs::path output = options.output;
+  o->part = options.output + ".part";
+  o->reading.files.assign(options.files.begin(), options.files.end());
+  o->reading.threads = options.session.threads;
+  total_text_bytes(o->reading.files);  // missing files are refused before work
   if (options.append && !fs::exists(output)) throw UserError("{}: no such memory to append to", output.string());
   if (!options.append && fs::exists(output) && !options.force)
     throw UserError("{} exists; --append reads the files behind it, --force replaces it", output.string());
-  const bool goes_on = options.append || fs::exists(part);
-  std::optional<MemoryFile> file;
-  if (goes_on) file.emplace(MemoryFile::open((options.append ? output : part).string(), /*writable=*/true));
-  OpenedModel opened = open_session(options.session, file ? file->root().compute : "");
-  if (file) {
-    file->require_maker(maker_of(opened));
-    if (options.force && reads_other_files(*file, reading.files)) file->root().reading.reset();  // begin anew; the next commit frees it
+  const bool goes_on = options.append || fs::exists(o->part);
+  if (goes_on) o->file.emplace(MemoryFile::open((options.append ? output : o->part).string(), /*writable=*/true));
+  o->model.emplace(open_session(options.session, o->file ? o->file->root().compute : ""));
+  if (o->file) {
+    o->file->require_maker(maker_of(*o->model));
+    if (options.force && reads_other_files(*o->file, o->reading.files))
+      o->file->root().reading.reset();  // begin anew; the next commit frees it
   } else {
-    file.emplace(MemoryFile::create(part, maker_of(opened)));
+    o->file.emplace(MemoryFile::create(o->part, maker_of(*o->model)));
   }
-  if (file->root().reading && !reads_other_files(*file, reading.files))
-    std::fprintf(stderr, "cairn: going on at token %lld\n", static_cast<long long>(file->root().reading->memory.tokens));
+  if (o->file->root().reading && !reads_other_files(*o->file, o->reading.files))
+    std::fprintf(stderr, "cairn: going on at token %lld\n", static_cast<long long>(o->file->root().reading->memory.tokens));
+}
 
+// others: read along; null: nobody.
+int read(const Options& options, Opening& opening, SharedReading* others) {
+  MemoryFile& file = *opening.file;
   install_stop_handler();
   Progress progress("read", 0, "tokens");
-  const ReadTextResult result = read_text(opened.reader, *file, opened.tokenizer, reading, [&](const ReadTextProgress& now) {
+  const auto tell = [&](const ReadTextProgress& now) {
     std::string note;
     if (now.bytes_total > 0 && now.bytes_done > 0) {
       const double share = static_cast<double>(now.bytes_done) / static_cast<double>(now.bytes_total);
@@ -53,7 +70,8 @@ int run(const Options& options) {
     }
     progress.update(now.tokens, note);
     return !stop_requested();
-  });
+  };
+  const ReadTextResult result = read_text(opening.model->reader, file, opening.model->tokenizer, opening.reading, tell, others);
   if (!result.finished) {
     progress.finish("stopped");
     std::fprintf(stderr, "cairn: stopped after %lld tokens; the same command goes on\n", static_cast<long long>(result.tokens));
@@ -61,13 +79,50 @@ int run(const Options& options) {
   }
   const double seconds = progress.seconds();
   progress.finish();
-  const int64_t documents = std::ssize(file->root().memory->documents), bytes = file->extents().file_bytes();
-  file.reset();
-  if (!options.append) fs::rename(part, output);
-  fmt::print("{}: {} tokens in {} documents, {}; {} tokens read in {} ({:.0f} tokens/s)\n", output.string(), result.tokens, documents,
+  const int64_t documents = std::ssize(file.root().memory->documents), bytes = file.extents().file_bytes();
+  opening.file.reset();
+  if (!options.append) fs::rename(opening.part, options.output);
+  fmt::print("{}: {} tokens in {} documents, {}; {} tokens read in {} ({:.0f} tokens/s)\n", options.output, result.tokens, documents,
              format_bytes(static_cast<double>(bytes)), result.new_tokens, format_duration(seconds),
              static_cast<double>(result.new_tokens) / seconds);
   return 0;
+}
+
+int run(const Options& options) {
+  const std::shared_ptr<World> world = open_world(options.session.device);
+  Opening opening;
+  if (world == nullptr) {
+    open_all(options, &opening);
+    return read(options, opening, nullptr);
+  }
+  // Process 0 has the text and the file. A memory that is read on says in which precision.
+  std::string precision;
+  int code = together(world.get(), [&] {
+    if (world->rank() == 0) open_all(options, &opening);
+  });
+  if (code != 0) return code;
+  at::Tensor bf16 = at::full({1}, world->rank() == 0 && opening.model->header.compute == at::kBFloat16 ? 1 : 0, at::kLong);
+  world->broadcast(bf16, 0);
+  code = together(world.get(), [&] {
+    if (world->rank() != 0) opening.model.emplace(open_session(options.session, bf16.item<int64_t>() == 1 ? "bf16" : "fp32"));
+  });
+  if (code != 0) return code;
+  SharedReading reading(opening.model->reader, *world);
+  if (world->rank() != 0) {
+    std::signal(SIGINT, SIG_IGN);  // process 0 stops at a place from which the reading goes on, and says so
+    return reading.follow();
+  }
+  try {
+    code = read(options, opening, &reading);
+  } catch (const Error& error) {  // between two parts, or the others are gone
+    std::fprintf(stderr, "cairn: %s\n", error.what());
+    code = error.exit_code();
+  }
+  try {
+    reading.end(code);
+  } catch (const Error&) {  // nobody is there to hear it
+  }
+  return code;
 }
 
 }  // namespace
@@ -81,6 +136,7 @@ void add_read(CLI::App& app, Action* action) {
   command->add_flag("--append", o->append, "read the files behind the text of an existing memory");
   command->add_flag("--force", o->force,
                     "replace an existing memory file, and an unfinished reading of other files (with --append: only the latter)");
+  command->footer("Started by torchrun, mpirun or srun, several processes read a part of the text each; process 0 has text and file.");
   command->callback([o, action] { *action = [o] { return run(*o); }; });
 }
 

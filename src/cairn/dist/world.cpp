@@ -11,6 +11,7 @@
 #include "cairn/core/error.h"
 #include "cairn/dist/gloo.h"
 #include "cairn/dist/gpu.h"
+#include "cairn/dist/process_number.h"
 
 namespace cairn {
 namespace {
@@ -60,6 +61,13 @@ std::shared_ptr<World> World::from_environment(at::Device device) {
   if (!rendezvous || rendezvous->size == 1) return single();
   share_cores(rendezvous->local_size);
   return connect_gloo(*rendezvous, device);
+}
+
+bool gpu_collectives_can_be_recorded() { return gpu_collectives() != nullptr; }
+
+ProcessNumber process_number() {
+  const auto rendezvous = rendezvous_from_environment();
+  return rendezvous ? ProcessNumber{rendezvous->rank, rendezvous->size} : ProcessNumber{};
 }
 
 at::Device local_gpu() {

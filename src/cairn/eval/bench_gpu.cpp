@@ -6,6 +6,7 @@
 #include <ATen/ops/empty.h>
 #include <ATen/ops/empty_like.h>
 #include <ATen/ops/mm.h>
+#include <ATen/ops/rand.h>
 #include <ATen/ops/randint.h>
 #include <ATen/ops/randn.h>
 #include <c10/core/Event.h>
@@ -25,11 +26,18 @@
 #include "cairn/ops/cuda/kernels.h"
 #include "cairn/ops/norm/norm.h"
 #include "cairn/ops/rotary/rotary.h"
+#include "cairn/ops/route/route.h"
 #include "cairn/ops/select/select.h"
 #include "cairn/ops/swiglu/swiglu.h"
+#include "cairn/ops/window/window.h"
 
 namespace cairn {
 namespace {
+
+// What a line was measured at; 0: has none of it. C: chunks, of a cross-entropy words.
+struct Shape {
+  int64_t L = 0, C = 0, H = 0, G = 0, D = 0, N = 0;
+};
 
 struct Line {
   std::string name, shape;
@@ -38,6 +46,9 @@ struct Line {
   int64_t repeats = 1;  // calls between two events: short work is queued back to back
   double seconds = 0;   // median of a call
   bool plain = false;   // with the kernels switched off
+  Shape numbers;
+  bool backward = false;  // the forward and the backward together
+  std::string full_name() const { return name + (backward ? " + backward" : "") + (plain ? ", plain" : ""); }
 };
 
 at::TensorOptions on_gpu(at::ScalarType type) { return at::TensorOptions(at::kCUDA).dtype(type); }
@@ -66,59 +77,161 @@ void add_selection(int64_t B, int64_t L, int64_t C, int64_t Q, int64_t width, in
   const std::string shape = fmt::format("B {} L {} C {} Q {} Dr {} N {}", B, L, C, Q, width, n);
   const int64_t repeats = landmark_bytes < 1e8 && pairs < 1e7 ? 50 : 4;  // short work is queued, or launches would be what is measured
   const auto work = [=] { select_chunks(rq, landmarks, n, v); };
-  lines->push_back({"selection", shape, bytes, 2 * pairs * static_cast<double>(width), work, repeats});
-  lines->push_back({"selection, plain", shape, bytes, 2 * pairs * static_cast<double>(width), work, 1, 0, true});
+  for (const bool plain : {false, true}) {
+    lines->push_back({"selection", shape, bytes, 2 * pairs * static_cast<double>(width), work, plain ? 1 : repeats, 0, plain,
+                      Shape{B * L, C, Q, 0, width, n}});
+  }
+}
+
+using Results = std::function<std::vector<at::Tensor>()>;
+
+// An operator, forward and with its backward, by the kernels and by LibTorch's operators. bytes, flops: {forward, with backward}.
+struct Measured {
+  std::string name, shape;
+  Shape numbers;
+  double bytes[2] = {0, 0}, flops[2] = {0, 0};
+  Results forward;
+  std::vector<at::Tensor> inputs, grads;
+};
+
+void add_both(const Measured& m, std::vector<Line>* lines, bool plain_too = true) {
+  // Tokens up to which calls are short: many are queued between two events, or the first one's launch would count.
+  constexpr int64_t kShort = 16384, kMiddle = 65536;
+  for (const bool plain : {false, true}) {
+    if (plain && !plain_too) continue;
+    for (const bool backward : {false, true}) {
+      if (backward && m.inputs.empty()) continue;
+      std::function<void()> work = [forward = m.forward] { forward(); };
+      if (backward) {
+        work = [m] {
+          const at::AutoGradMode with_grad(true);
+          torch::autograd::grad(m.forward(), m.inputs, m.grads);
+        };
+      }
+      const int64_t repeats = m.flops[0] > 1e11 ? 1 : m.numbers.L <= kShort ? 50 : m.numbers.L <= kMiddle ? 20 : 4;
+      lines->push_back({m.name, m.shape, m.bytes[backward], m.flops[backward], work, repeats, 0, plain, m.numbers, backward});
+    }
+  }
 }
 
 // Forward and backward of what is done element by element, on the tensors of `tokens` tokens; bytes: each operand and result once.
-void add_elementwise(int64_t tokens, std::vector<Line>* lines) {
-  const auto add = [&](const std::string& name, const std::string& shape, double bytes, const std::function<void()>& work) {
-    lines->push_back({name, shape, bytes, 0, work, 4});
-    lines->push_back({name + ", plain", shape, bytes, 0, work, 4, 0, true});
+void add_norm(int64_t tokens, int64_t d, std::vector<Line>* lines) {
+  const at::Tensor x = at::randn({tokens, d}, on_gpu(at::kFloat)).requires_grad_(true),
+                   w = at::randn({d}, on_gpu(at::kFloat)).requires_grad_(true);
+  const at::Tensor g = random_bf16({tokens, d}), g_sum = at::randn({tokens, d}, on_gpu(at::kFloat));
+  const at::Tensor delta = random_bf16({tokens, d}).requires_grad_(true);
+  const double n = static_cast<double>(tokens * d);
+  const std::string shape = fmt::format("{} x {} fp32 to bf16", tokens, d);
+  const Shape numbers{tokens, 0, 0, 0, d, 0};
+  add_both({"norm",
+            shape,
+            numbers,
+            {n * 6, n * (6 + 10)},
+            {},
+            [=] { return std::vector<at::Tensor>{rms_norm(x, w, at::kBFloat16)}; },
+            {x, w},
+            {g}},
+           lines);
+  const auto sum = [=] {
+    const AddNorm both = add_rms_norm(x, delta, w, at::kBFloat16);
+    return std::vector<at::Tensor>{both.sum, both.y};
   };
-  const auto both = [](const std::function<at::Tensor()>& forward, const std::vector<at::Tensor>& inputs, const at::Tensor& grad) {
-    return [=] {
-      const at::AutoGradMode with_grad(true);
-      torch::autograd::grad({forward()}, inputs, {grad});
-    };
+  add_both({"residual sum, norm", shape, numbers, {n * 12, n * (12 + 16)}, {}, sum, {x, delta, w}, {g_sum, g}}, lines);
+}
+
+void add_rotary(int64_t tokens, int64_t heads, int64_t width, std::vector<Line>* lines) {
+  const at::Tensor x =
+      random_bf16({1, tokens, 3 * heads * width}).narrow(2, 0, heads * width).view({1, tokens, heads, width}).requires_grad_(true);
+  const at::Tensor w = at::randn({width}, on_gpu(at::kFloat)).requires_grad_(true), g = random_bf16({1, tokens, heads, width});
+  const RotaryTable table = rotary_table(0, tokens, width, 1e4, at::kCUDA, at::kFloat);
+  const double numbers = static_cast<double>(tokens * heads * width), angles = static_cast<double>(tokens * width) * 4;
+  add_both({"norm, rotary",
+            fmt::format("{} x {} x {} of a joint projection", tokens, heads, width),
+            Shape{tokens, 0, heads, 0, width, 0},
+            {numbers * 4 + angles, numbers * (4 + 6) + 2 * angles},
+            {},
+            [=] { return std::vector<at::Tensor>{norm_rotate(x, w, table)}; },
+            {x, w},
+            {g}},
+           lines);
+}
+
+void add_swiglu(int64_t tokens, int64_t hidden, std::vector<Line>* lines) {
+  const at::Tensor x = random_bf16({tokens, 2 * hidden}).requires_grad_(true), g = random_bf16({tokens, hidden});
+  const double n = static_cast<double>(tokens * hidden);
+  add_both({"swiglu",
+            fmt::format("{} x {} of a joint projection", tokens, hidden),
+            Shape{tokens, 0, 0, 0, hidden, 0},
+            {n * 6, n * (6 + 10)},
+            {},
+            [=] { return std::vector<at::Tensor>{swiglu_joint(x)}; },
+            {x},
+            {g}},
+           lines);
+}
+
+void add_cross_entropy(int64_t tokens, int64_t d, int64_t vocab, std::vector<Line>* lines) {
+  const at::Tensor x = random_bf16({tokens, d}).requires_grad_(true), e = (random_bf16({vocab, d}) * 0.05).requires_grad_(true);
+  const at::Tensor g = at::randn({tokens}, on_gpu(at::kFloat)), target = at::randint(0, vocab, {tokens}, on_gpu(at::kLong));
+  const double product = 2.0 * static_cast<double>(tokens) * static_cast<double>(d) * static_cast<double>(vocab);
+  add_both({"cross-entropy",
+            fmt::format("{} x {} x {}", tokens, d, vocab),
+            Shape{tokens, vocab, 0, 0, d, 0},
+            {},
+            {product, 4 * product},
+            [=] { return std::vector<at::Tensor>{linear_cross_entropy(x, e, target).loss}; },
+            {x, e},
+            {g}},
+           lines);
+}
+
+// Window attention is LibTorch's flash attention, cut in blocks: there is nothing plain beside it.
+void add_window(int64_t tokens, int64_t window, int64_t heads, int64_t kv_heads, int64_t width, std::vector<Line>* lines) {
+  const auto make = [&](int64_t h) { return random_bf16({1, tokens, h, width}).requires_grad_(true); };
+  const at::Tensor q = make(heads), k = make(kv_heads), v = make(kv_heads), g = random_bf16({1, tokens, heads, width});
+  const double flops = 4.0 * static_cast<double>(tokens * window) * static_cast<double>(heads * width);
+  add_both({"window attention",
+            fmt::format("L {} W {} H {} G {} D {}", tokens, window, heads, kv_heads, width),
+            Shape{tokens, 0, heads, kv_heads, width, window},
+            {},
+            {flops, 3.5 * flops},
+            [=] { return std::vector<at::Tensor>{window_attention(q, k, v, window)}; },
+            {q, k, v},
+            {g}},
+           lines, /*plain_too=*/false);
+}
+
+// What only training does with the scores of `sequences` sequences of 64 C tokens: the choice of chunks, and the route loss's sums.
+void add_training(int64_t sequences, int64_t C, int64_t n, std::vector<Line>* lines) {
+  const int64_t L = 64 * C, rows = sequences * L;
+  const at::Tensor score = at::randn({sequences, L, 1, C}, on_gpu(at::kFloat));
+  const double numbers = static_cast<double>(rows * C), columns = static_cast<double>(sequences * C);
+  const auto choose = [=] {
+    const Selection chosen = select_from_scores(score, n, Visibility{}, /*noise_key=*/uint64_t{1} << 20);
+    return std::vector<at::Tensor>{chosen.score};
   };
-  const int64_t d = 512, heads = 8, width = 64, hidden = 1344, vocab = 16384;
-  const double n = static_cast<double>(tokens);
-  {
-    const at::Tensor x = at::randn({tokens, d}, on_gpu(at::kFloat)).requires_grad_(true);
-    const at::Tensor w = at::randn({d}, on_gpu(at::kFloat)).requires_grad_(true), g = random_bf16({tokens, d});
-    const std::string shape = fmt::format("{} x {} fp32 to bf16", tokens, d);
-    add("norm", shape, n * d * 6, [=] { rms_norm(x, w, at::kBFloat16); });
-    add("norm + backward", shape, n * d * (6 + 10), both([=] { return rms_norm(x, w, at::kBFloat16); }, {x, w}, g));
-  }
-  {
-    const at::Tensor x =
-        random_bf16({1, tokens, 3 * heads * width}).narrow(2, 0, heads * width).view({1, tokens, heads, width}).requires_grad_(true);
-    const at::Tensor w = at::randn({width}, on_gpu(at::kFloat)).requires_grad_(true), g = random_bf16({1, tokens, heads, width});
-    const RotaryTable table = rotary_table(0, tokens, width, 1e4, at::kCUDA, at::kFloat);
-    const std::string shape = fmt::format("{} x {} x {} of a joint projection", tokens, heads, width);
-    const double numbers = n * heads * width, angles = n * width * 4;
-    add("norm, rotary", shape, numbers * 4 + angles, [=] { norm_rotate(x, w, table); });
-    add("norm, rotary + backward", shape, numbers * (4 + 6) + 2 * angles, both([=] { return norm_rotate(x, w, table); }, {x, w}, g));
-  }
-  {
-    const at::Tensor x = random_bf16({tokens, 2 * hidden}).requires_grad_(true), g = random_bf16({tokens, hidden});
-    const std::string shape = fmt::format("{} x {} of a joint projection", tokens, hidden);
-    add("swiglu", shape, n * hidden * 6, [=] { swiglu_joint(x); });
-    add("swiglu + backward", shape, n * hidden * (6 + 10), both([=] { return swiglu_joint(x); }, {x}, g));
-  }
-  {
-    const at::Tensor x = random_bf16({tokens, d}).requires_grad_(true), e = (random_bf16({vocab, d}) * 0.05).requires_grad_(true);
-    const at::Tensor g = at::randn({tokens}, on_gpu(at::kFloat)), target = at::randint(0, vocab, {tokens}, on_gpu(at::kLong));
-    const std::string shape = fmt::format("{} x {} x {}", tokens, d, vocab);
-    const double product = 2 * n * d * vocab;
-    for (const bool plain : {false, true}) {
-      const auto loss = [=] { return linear_cross_entropy(x, e, target).loss; };
-      const std::string of = plain ? ", plain" : "";
-      lines->push_back({"cross-entropy" + of, shape, 0, product, [=] { loss(); }, 1, 0, plain});
-      lines->push_back({"cross-entropy + backward" + of, shape, 0, 4 * product, both(loss, {x, e}, g), 1, 0, plain});
-    }
-  }
+  add_both({"choice from scores, noise",
+            fmt::format("B {} L {} C {} N {}", sequences, L, C, n),
+            Shape{rows, C, 0, 0, 0, n},
+            {numbers * 4 / 2 + static_cast<double>(rows * n) * 12, 0},
+            {},
+            choose,
+            {},
+            {}},
+           lines);
+  const at::Tensor product = random_bf16({rows, sequences * C}).requires_grad_(true), g = at::randn({rows}, on_gpu(at::kFloat)), none;
+  const at::Tensor used = at::rand({rows}, on_gpu(at::kFloat)) < 2;
+  const RouteLayout layout{L, C, 64, 0};
+  const double all = static_cast<double>(rows) * columns;
+  add_both({"route sums",
+            fmt::format("{} x {}", rows, sequences * C),
+            Shape{rows, sequences * C, 0, 0, 0, 0},
+            {2 * all, 2 * all + 4 * all},
+            {},
+            [=] { return std::vector<at::Tensor>{route_log_sum(product, 0.05, layout, none, none, used)}; },
+            {product},
+            {g}},
+           lines);
 }
 
 void measure(const std::vector<Line*>& lines, int64_t rounds) {
@@ -146,7 +259,7 @@ void measure(const std::vector<Line*>& lines, int64_t rounds) {
 
 }  // namespace
 
-int bench_gpu(const BenchGpuOptions& options) {
+std::string bench_gpu(const BenchGpuOptions& options) {
   if (!at::globalContext().hasCUDA()) throw UserError("--device cuda: no GPU here, or this is not the GPU program (make build CUDA=1)");
   const at::NoGradGuard no_grad;
   std::vector<Line> lines;
@@ -170,11 +283,26 @@ int bench_gpu(const BenchGpuOptions& options) {
   add_selection(1, 65536, 1024, 1, 512, 32, &lines);
   add_selection(1, 65536, 1024, 1, 512, 64, &lines);
   add_selection(16, 4096, 64, 1, 512, 8, &lines);
-  add_elementwise(65536, &lines);
+  // What is done token by token: over lengths, then over widths and the like at 65,536 tokens.
+  for (const int64_t tokens : {1024, 4096, 16384, 65536, 262144}) {
+    add_norm(tokens, 512, &lines);
+    add_rotary(tokens, 8, 64, &lines);
+    add_swiglu(tokens, 1344, &lines);
+    add_window(tokens, 129, 8, 8, 64, &lines);
+    if (tokens <= 65536) add_cross_entropy(tokens, 512, 16384, &lines);
+  }
+  constexpr int64_t kTokens = 65536;
+  for (const int64_t width : {64, 128, 256, 1024}) add_norm(kTokens, width, &lines);
+  for (const int64_t width : {32, 128}) add_rotary(kTokens, 512 / width, width, &lines);
+  for (const int64_t width : {512, 2816}) add_swiglu(kTokens, width, &lines);
+  for (const int64_t words : {4096, 32768}) add_cross_entropy(kTokens, 512, words, &lines);
+  for (const int64_t kv_heads : {4, 2, 1}) add_window(kTokens, 129, 8, kv_heads, 64, &lines);
+  for (const int64_t width : {32, 128}) add_window(kTokens, 129, 512 / width, 512 / width, width, &lines);
+  for (const int64_t C : {16, 32, 64}) add_training(kTokens / (64 * C), C, 8, &lines);
 
   std::vector<Line*> wanted;
   for (size_t i = 0; i < lines.size(); ++i) {
-    if (i < 3 || options.only.empty() || (lines[i].name + " " + lines[i].shape).find(options.only) != std::string::npos)
+    if (i < 3 || options.only.empty() || (lines[i].full_name() + " " + lines[i].shape).find(options.only) != std::string::npos)
       wanted.push_back(&lines[i]);
   }
   measure(wanted, options.rounds);
@@ -183,11 +311,21 @@ int bench_gpu(const BenchGpuOptions& options) {
              options.rounds);
   fmt::print("{:<32} {:<40} {:>9} {:>9} {:>9} {:>7}\n", "", "", "ms", "GB/s", "TFLOP/s", "share");
   nlohmann::json report = {{"turns", options.rounds}, {"lines", nlohmann::json::array()}};
+  std::string csv = "operator,direction,path,L,C,H,G,D,N,ms,GB/s,TFLOP/s,% of copy,% of product\n";
   for (const Line* line : wanted) {
     const double of_bandwidth = line->bytes / line->seconds / bandwidth, of_rate = line->flops / line->seconds / rate;
-    fmt::print("{:<32} {:<40} {:>9.4f} {:>9.0f} {:>9.1f} {:>6.1f}%\n", line->name, line->shape, line->seconds * 1e3,
+    fmt::print("{:<32} {:<40} {:>9.4f} {:>9.0f} {:>9.1f} {:>6.1f}%\n", line->full_name(), line->shape, line->seconds * 1e3,
                line->bytes / line->seconds / 1e9, line->flops / line->seconds / 1e12, 100 * std::max(of_bandwidth, of_rate));
-    report["lines"].push_back({{"name", line->name},
+    std::string operation = line->name;
+    std::replace(operation.begin(), operation.end(), ',', ';');
+    const auto count = [](int64_t n) { return n == 0 ? std::string() : fmt::format("{}", n); };
+    const auto rate_of = [](double x) { return x == 0 ? std::string() : fmt::format("{:.4g}", x); };
+    const Shape& n = line->numbers;
+    csv += fmt::format("{},{},{},{},{},{},{},{},{},{:.5g},{},{},{},{}\n", operation, line->backward ? "forward and backward" : "forward",
+                       line->plain ? "plain" : "kernel", count(n.L), count(n.C), count(n.H), count(n.G), count(n.D), count(n.N),
+                       line->seconds * 1e3, rate_of(line->bytes / line->seconds / 1e9), rate_of(line->flops / line->seconds / 1e12),
+                       rate_of(100 * of_bandwidth), rate_of(100 * of_rate));
+    report["lines"].push_back({{"name", line->full_name()},
                                {"shape", line->shape},
                                {"seconds", line->seconds},
                                {"bytes", line->bytes},
@@ -196,7 +334,7 @@ int bench_gpu(const BenchGpuOptions& options) {
                                {"share_of_product", of_rate}});
   }
   if (!options.json.empty()) write_file(options.json, report.dump(2) + "\n");
-  return 0;
+  return csv;
 }
 
 }  // namespace cairn

@@ -12,7 +12,9 @@ struct BenchGpuOptions {
   int64_t rounds = 21;  // measured turns; medians are shown
 };
 
-// Prints the table. UserError where no GPU is or the program was built without CUDA.
-int bench_gpu(const BenchGpuOptions& options);
+// Prints the table and returns it as CSV (columns: operator, direction, path, L, C, H, G, D, N, ms, GB/s, TFLOP/s, % of copy, % of product;
+// C are chunks, of a cross-entropy words; N of a window its tokens; empty: has none). UserError where no GPU is or the program was built
+// without CUDA.
+std::string bench_gpu(const BenchGpuOptions& options);
 
 }  // namespace cairn

@@ -177,6 +177,8 @@ ModelConfig bench_model(const std::string& name) {
 
 int bench_read(const BenchReadOptions& o) {
   if (o.precision != "fp32" && o.precision != "bf16") throw UserError("--precision is fp32 or bf16, not '{}'", o.precision);
+  if (o.memory_on == "host" && o.device != "cuda")
+    throw UserError("--memory-on host: main memory is where a CPU has it; use --device cuda");
   if (o.tokens < 4096) throw UserError("--tokens must be at least 4096, not {}", o.tokens);
   if (o.device == "cuda" && !at::globalContext().hasCUDA()) throw UserError("--device cuda: this program or this machine has no CUDA");
   const at::NoGradGuard no_gradient;
@@ -198,6 +200,7 @@ int bench_read(const BenchReadOptions& o) {
   ReaderOptions reading;
   reading.compute = compute;
   reading.segment = o.segment;
+  reading.keys = o.memory_on == "host" ? KeysOn::kHost : KeysOn::kDevice;
   reading.world = world;
   const Reader reader(std::make_shared<Model>(config, parameters), reading);
 
@@ -224,7 +227,8 @@ int bench_read(const BenchReadOptions& o) {
   row("product rate at its own shapes", fmt::format("{:.1f} GFLOP/s (same run)", m.rate / 1e9));
   row("time / (work / rate)", fmt::format("{:.2f} (figure: at most 1.6)", ratio));
   row("keys, values, landmarks",
-      fmt::format("{} (pages: {})", format_bytes(static_cast<double>(memory)), format_bytes(static_cast<double>(m.memory_bytes))));
+      fmt::format("{} (pages: {}{})", format_bytes(static_cast<double>(memory)), format_bytes(static_cast<double>(m.memory_bytes)),
+                  o.memory_on == "host" ? ", keys and values in pinned host memory" : ""));
   row("peak memory of the process",
       fmt::format("{} (figure: at most {})", format_bytes(static_cast<double>(peak)), format_bytes(static_cast<double>(allowed))));
   std::fputs(out.c_str(), stdout);
@@ -235,6 +239,7 @@ int bench_read(const BenchReadOptions& o) {
                                          {"precision", o.precision},
                                          {"device", device.str()},
                                          {"processes", world->size()},
+                                         {"memory_on", o.memory_on},
                                          {"threads", at::get_num_threads()},
                                          {"capability", at::get_cpu_capability()},
                                          {"segment", reader.segment_tokens()},

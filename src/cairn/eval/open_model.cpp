@@ -52,7 +52,7 @@ OpenedModel open_model(const OpenOptions& options) {
   reading.segment = options.segment;
   reading.top_k = options.top_k;
   reading.keys = parse_keys(options.memory_on, device);
-  if (options.several) reading.world = World::from_environment(device);
+  reading.world = options.several ? World::from_environment(device) : options.world;
   const LoadedModel loaded = load_model(options.folder, device);
   const std::shared_ptr<const Tokenizer> tokenizer = load_tokenizer(loaded.tokenizer_file);
   if (tokenizer->vocab_size() > loaded.config.vocab) {

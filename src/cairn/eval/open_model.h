@@ -19,6 +19,7 @@ struct OpenOptions {
   int64_t segment = 0, top_k = 0;          // as in ReaderOptions
   std::string memory_on = "device";        // device | host | mapped: ReaderOptions::keys; only device on a CPU
   bool several = false;                    // share memories with the processes that were started together (World::from_environment)
+  std::shared_ptr<World> world;            // or with these
   std::optional<int64_t> training_length;  // missing: what the training wrote beside the weights, if anything
 };
 

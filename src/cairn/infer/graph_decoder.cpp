@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "cairn/core/error.h"
+#include "cairn/dist/process_number.h"
 #include "cairn/infer/memory_access.h"
 #include "cairn/ops/cuda/kernels.h"
 #include "cairn/ops/step/kernels.h"
@@ -65,6 +66,7 @@ void from_rings(std::vector<WindowCache>* caches, int64_t end, int64_t window) {
 bool GraphDecoder::supports(const Reader& reader, const ReaderState& state) {
   const ModelConfig& config = reader.model().config();
   const CudaKernels* own = cuda_kernels();
+  if (reader.world() != nullptr && !gpu_collectives_can_be_recorded()) return false;
   return own != nullptr && own->record != nullptr && reader.device().is_cuda() && state.upper_valid && state.upper_with_memory &&
          reader.uses_memory() && config.retrieval_stride != "chunk" && !config.exclude_window && config.window > 1 && state.chunks() > 0 &&
          full(state.lower, config.lower_layers, config.window - 1) && full(state.upper, config.upper_windows(), config.window - 1) &&

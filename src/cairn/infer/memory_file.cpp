@@ -130,11 +130,13 @@ TextMemory MemoryFile::load_end(const MemoryIndex& index, at::Device device) con
   return text;
 }
 
-TextMemory MemoryFile::load(const MemoryIndex& index, bool mapped, at::Device device, KeysOn keys) const {
+TextMemory MemoryFile::load(const MemoryIndex& index, bool mapped, at::Device device, KeysOn keys, ChunkRange share) const {
   TextMemory text = load_end(index, device);
   const ModelConfig& m = root_.model;
   const int64_t element = root_.element(), chunk = m.chunk, dr = m.retrieval_dim / m.retrieval_heads;
-  ChunkMemory memory(m, 1);
+  share.end = std::min(share.end, index.chunks());
+  CAIRN_CHECK(share.begin >= 0 && share.begin <= share.end, "chunks {} .. {} of {}", share.begin, share.end, index.chunks());
+  ChunkMemory memory(m, 1, share.begin);
   memory.place_keys(keys);
   TokenPages tokens(root_.token_bytes);
   std::set<int64_t> verified;
@@ -158,11 +160,19 @@ TextMemory MemoryFile::load(const MemoryIndex& index, bool mapped, at::Device de
     if (where == KeysOn::kHost) return at::empty(row, mapped_tensor.options().pinned_memory(true)).copy_(mapped_tensor);
     return mapped_tensor.to(device);
   };
+  int64_t begin = 0;  // chunks before the page
   for (const PageIndex& page : index.pages) {
     const std::vector<int64_t> row = {chunk, m.memory_kv_heads, m.head_dim};
-    memory.adopt(place(page.landmarks, page, {m.retrieval_heads, dr}, KeysOn::kDevice), place(page.k, page, row, keys),
-                 place(page.v, page, row, keys));
+    const int64_t from = std::max(share.begin, begin), to = std::min(share.end, begin + page.chunks);
+    if (from < to) {
+      PageIndex part = page;
+      part.first += from - begin;
+      part.chunks = to - from;
+      memory.adopt(place(page.landmarks, part, {m.retrieval_heads, dr}, KeysOn::kDevice), place(page.k, part, row, keys),
+                   place(page.v, part, row, keys));
+    }
     tokens.adopt(file_->map(page.tokens), page.first * chunk, page.chunks * chunk);
+    begin += page.chunks;
   }
   tokens.adopt(text.tokens, 0, text.tokens.size());
   text.state->memory = std::move(memory);
@@ -182,16 +192,22 @@ std::vector<PageIndex> MemoryFile::add_chunks(const ChunkMemory& memory, int64_t
   for (int64_t done = 0; done < count;) {
     const int64_t n = std::min({count - done, ChunkMemory::kLargestPage, as_cut ? memory.page_rest(first + done) : count});
     const ChunkEncoding chunks = memory.copy(first + done, n);
-    PageIndex page;
-    page.chunks = n;
-    page.landmarks = file_->add(bytes_of(chunks.landmarks.to(at::kCPU).contiguous()));
-    page.k = file_->add(bytes_of(chunks.k.to(at::kCPU).contiguous()));
-    page.v = file_->add(bytes_of(chunks.v.to(at::kCPU).contiguous()));
-    page.tokens = file_->add(tokens.bytes(first_token + done * root_.model.chunk, n * root_.model.chunk));
-    pages.push_back(page);
+    const int64_t chunk = root_.model.chunk;
+    pages.push_back(add_page({chunks.landmarks.to(at::kCPU), chunks.k.to(at::kCPU), chunks.v.to(at::kCPU)},
+                             tokens.bytes(first_token + done * chunk, n * chunk)));
     done += n;
   }
   return pages;
+}
+
+PageIndex MemoryFile::add_page(const ChunkEncoding& chunks, std::span<const uint8_t> ids) {
+  PageIndex page;
+  page.chunks = chunks.landmarks.size(1);
+  page.landmarks = file_->add(bytes_of(chunks.landmarks.contiguous()));
+  page.k = file_->add(bytes_of(chunks.k.contiguous()));
+  page.v = file_->add(bytes_of(chunks.v.contiguous()));
+  page.tokens = file_->add(ids);
+  return page;
 }
 
 void MemoryFile::set_state(MemoryIndex* index, const ReaderState& state, std::span<const int32_t> partial_ids) {

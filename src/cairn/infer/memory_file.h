@@ -6,6 +6,7 @@
 #pragma once
 
 #include <cstdint>
+#include <limits>
 #include <memory>
 #include <optional>
 #include <span>
@@ -28,6 +29,11 @@ struct TextMemory {
   TokenFetch fetch() const;  // for Reader::rewrite and the like; valid while this object stays where it is
   // The document that holds a token; -1: behind the text.
   int64_t document_of(int64_t token) const;
+};
+
+// Chunks begin .. end - 1 of a memory.
+struct ChunkRange {
+  int64_t begin = 0, end = std::numeric_limits<int64_t>::max();
 };
 
 // What a memory must have been made by to be used: stated in the file, compared at open.
@@ -57,7 +63,8 @@ class MemoryFile {
 
   // The memory as it is in the file. mapped false: in main memory, checksums compared. A device that is no CPU gets copies, of keys and
   // values only if `keys` says so. ResourceError: keys and values in the mapping cannot be registered with the GPU.
-  TextMemory load(const MemoryIndex& index, bool mapped, at::Device device, KeysOn keys = KeysOn::kDevice) const;
+  // share: only those chunks are in the state's memory (a process's part of a shared one); token ids are always those of the whole text.
+  TextMemory load(const MemoryIndex& index, bool mapped, at::Device device, KeysOn keys = KeysOn::kDevice, ChunkRange share = {}) const;
   // The same without chunks and token ids: enough to read on. state->memory is empty and begins behind the last complete chunk.
   TextMemory load_end(const MemoryIndex& index, at::Device device) const;
 
@@ -65,6 +72,9 @@ class MemoryFile {
   // as_cut: as they are cut there, so that what is loaded gives the same bits (scores are computed page by page).
   std::vector<PageIndex> add_chunks(const ChunkMemory& memory, int64_t first, int64_t count, const TokenPages& tokens, int64_t first_token,
                                     bool as_cut = false);
+  // The same for chunks that were copied to main memory, at most ChunkMemory::kLargestPage of them, and the bytes of their token ids. The
+  // only member that a thread of its own may call, while no other is in use.
+  PageIndex add_page(const ChunkEncoding& chunks, std::span<const uint8_t> ids);
   // Makes the state behind the last chunk that of `state`; partial_ids: tokens behind the last complete chunk. What was there is removed.
   void set_state(MemoryIndex* index, const ReaderState& state, std::span<const int32_t> partial_ids);
   // Joins runs of small pages, so that many edits do not leave a memory in crumbs.

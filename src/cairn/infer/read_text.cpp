@@ -1,6 +1,5 @@
 #include "cairn/infer/read_text.h"
 
-#include <ATen/ops/empty.h>
 #include <fmt/format.h>
 
 #include <algorithm>
@@ -8,6 +7,7 @@
 #include <condition_variable>
 #include <deque>
 #include <exception>
+#include <future>
 #include <iterator>
 #include <mutex>
 #include <optional>
@@ -16,6 +16,7 @@
 
 #include "cairn/core/error.h"
 #include "cairn/core/files.h"
+#include "cairn/infer/shared_reading.h"
 #include "cairn/text/text_parts.h"
 
 namespace cairn {
@@ -41,10 +42,16 @@ class PartsAhead {
     thread_.join();
   }
 
-  // The next round; nothing at the end. Throws what the thread met.
-  std::optional<std::vector<TextPart>> take() {
+  // The next round; nothing at the end. Throws what the thread met. idle (may be empty): called every second while none is there.
+  std::optional<std::vector<TextPart>> take(const std::function<void()>& idle) {
     std::unique_lock lock(mutex_);
-    changed_.wait(lock, [this] { return !rounds_.empty() || done_; });
+    const auto ready = [this] { return !rounds_.empty() || done_; };
+    while (idle && !changed_.wait_for(lock, std::chrono::seconds(1), ready)) {
+      lock.unlock();
+      idle();
+      lock.lock();
+    }
+    changed_.wait(lock, ready);
     if (rounds_.empty()) {
       if (error_) std::rethrow_exception(error_);
       return std::nullopt;
@@ -92,6 +99,12 @@ class PartsAhead {
   std::thread thread_;  // last: it uses all of the above
 };
 
+// A page on its way from a memory to the file.
+struct PageToWrite {
+  ChunkEncoding chunks;  // in main memory once the copies are done
+  std::vector<uint8_t> ids;
+};
+
 std::vector<ReadingIndex::Source> reading_sources(const std::vector<fs::path>& files) {
   std::vector<ReadingIndex::Source> sources;
   for (const fs::path& path : files) {
@@ -104,9 +117,10 @@ std::vector<ReadingIndex::Source> reading_sources(const std::vector<fs::path>& f
 
 class TextReading {
  public:
-  TextReading(const Reader& reader, MemoryFile& file, const Tokenizer& tokenizer, const ReadTextOptions& options)
+  TextReading(const Reader& reader, MemoryFile& file, const Tokenizer& tokenizer, const ReadTextOptions& options, SharedReading* others)
       : reader_(reader),
         file_(file),
+        others_(others),
         options_(options),
         chunk_(reader.model().config().chunk),
         separator_(document_separator(tokenizer)),
@@ -152,6 +166,11 @@ class TextReading {
     int64_t used = 0;
     while (std::ssize(waiting_) - used >= segment) {
       const int64_t n = segment - tokens() % chunk_;  // ends on the chunk grid
+      if (others_ != nullptr && n == segment) {
+        if (std::ssize(waiting_) - used < others_->part_tokens()) break;
+        used += feed_all({waiting_.data() + used, static_cast<size_t>(others_->part_tokens())});
+        continue;
+      }
       feed({waiting_.data() + used, static_cast<size_t>(n)});
       used += n;
       flush_full_pages();
@@ -162,7 +181,11 @@ class TextReading {
   // Everything that waits is read; the file's memory becomes what was read.
   void finish() {
     const int64_t rest = std::ssize(waiting_);
-    if (rest > 0) feed(waiting_);
+    if (rest > 0 && others_ != nullptr && tokens() % chunk_ == 0) {
+      feed_all(waiting_);
+    } else if (rest > 0) {
+      feed(waiting_);
+    }
     drop_waiting(rest);
     if (tokens() == 0) throw UserError("the files hold no text: nothing to remember");
     flush_all();
@@ -179,10 +202,29 @@ class TextReading {
 
  private:
   void feed(std::span<const int32_t> ids) {
+    if (others_ != nullptr) others_->forget();
     text_.tokens.append(ids);
-    const at::Tensor tokens = at::empty({1, std::ssize(ids)}, at::kInt);
-    std::copy(ids.begin(), ids.end(), tokens.data_ptr<int32_t>());
-    reader_.read(*text_.state, tokens.to(reader_.device(), at::kLong));
+    const int64_t start = text_.state->end;
+    reader_.read(*text_.state, std::ssize(ids), [&](int64_t, int64_t begin, std::span<int32_t> out) {
+      std::copy_n(ids.begin() + (begin - start), out.size(), out.begin());
+    });
+  }
+
+  // The same by all processes. Tokens read.
+  int64_t feed_all(std::span<const int32_t> ids) {
+    flush_chunks();
+    text_.tokens.append(ids);
+    std::vector<PageToWrite> pages;
+    int64_t done = 0;
+    for (ChunkEncoding& chunks : others_->read(*text_.state, ids)) {
+      const int64_t n = chunks.landmarks.size(1);
+      pages.push_back({std::move(chunks), text_.tokens.bytes(done * chunk_, n * chunk_)});
+      done += n;
+    }
+    write(std::move(pages), [] {});
+    drop_tokens(done);
+    commit_now_and_then();
+    return std::ssize(ids);
   }
 
   void drop_waiting(int64_t used) {
@@ -193,6 +235,10 @@ class TextReading {
   void flush_full_pages() {
     if (text_.state->memory.chunks() < ChunkMemory::kLargestPage) return;
     flush_chunks();
+    commit_now_and_then();
+  }
+
+  void commit_now_and_then() {
     const auto now = std::chrono::steady_clock::now();
     if (std::chrono::duration<double>(now - committed_).count() < options_.commit_seconds) return;
     describe_state();
@@ -200,23 +246,52 @@ class TextReading {
     committed_ = now;
   }
 
-  // Complete chunks go to the file and leave main memory.
+  // Complete chunks go to the file and leave the memory.
   void flush_chunks() {
     ChunkMemory& memory = text_.state->memory;
     const int64_t count = memory.chunks(), end = memory.end_chunk();
     if (count == 0) return;
-    const std::vector<PageIndex> pages = file_.add_chunks(memory, memory.first_chunk(), count, text_.tokens, 0);
-    std::vector<PageIndex>& all = file_.root().reading->memory.pages;
-    all.insert(all.end(), pages.begin(), pages.end());
+    std::vector<PageToWrite> pages;
+    for (int64_t done = 0; done < count;) {
+      const int64_t n = std::min(count - done, ChunkMemory::kLargestPage);
+      pages.push_back({copy_to_host(memory, memory.first_chunk() + done, n), text_.tokens.bytes(done * chunk_, n * chunk_)});
+      done += n;
+    }
+    write(std::move(pages), wait_for_device(reader_.device()));
     text_.state->memory = ChunkMemory(reader_.model().config(), 1, end);
+    drop_tokens(count);
+  }
+
+  // A thread of its own works out checksums and writes while the next segments are read; until wait_for_writer() the file belongs to it.
+  void write(std::vector<PageToWrite> pages, std::function<void()> copied) {
+    wait_for_writer();
+    writer_ = std::async(std::launch::async, [this, pages = std::move(pages), copied = std::move(copied)] {
+      copied();
+      std::vector<PageIndex> written;
+      for (const PageToWrite& page : pages) written.push_back(file_.add_page(page.chunks, page.ids));
+      return written;
+    });
+  }
+
+  // Token ids of the first `chunks` chunks leave main memory.
+  void drop_tokens(int64_t chunks) {
     TokenPages rest(text_.tokens.width());
-    std::vector<int32_t> ids(text_.tokens.size() - count * chunk_);
-    text_.tokens.read(count * chunk_, ids);
+    std::vector<int32_t> ids(text_.tokens.size() - chunks * chunk_);
+    text_.tokens.read(chunks * chunk_, ids);
     rest.append(ids);
     text_.tokens = std::move(rest);
   }
 
+  // Throws what the writing met.
+  void wait_for_writer() {
+    if (!writer_.valid()) return;
+    const std::vector<PageIndex> pages = writer_.get();
+    std::vector<PageIndex>& all = file_.root().reading->memory.pages;
+    all.insert(all.end(), pages.begin(), pages.end());
+  }
+
   void describe_state() {
+    wait_for_writer();
     ReadingIndex& reading = *file_.root().reading;
     std::vector<int32_t> partial(text_.tokens.size());
     text_.tokens.read(0, partial);
@@ -242,6 +317,7 @@ class TextReading {
 
   const Reader& reader_;
   MemoryFile& file_;
+  SharedReading* const others_;  // who reads along; null: nobody
   const ReadTextOptions& options_;
   const int64_t chunk_;
   const std::vector<int32_t> separator_;
@@ -252,6 +328,7 @@ class TextReading {
   std::vector<int32_t> waiting_;                      // tokens that follow what was read
   std::deque<std::pair<int64_t, TextPlace>> places_;  // first token (separator included) of the parts that are not read yet
   std::chrono::steady_clock::time_point committed_ = std::chrono::steady_clock::now();
+  std::future<std::vector<PageIndex>> writer_;  // last: what still runs uses all of the above
 };
 
 }  // namespace
@@ -279,8 +356,8 @@ bool reads_other_files(const MemoryFile& file, const std::vector<fs::path>& file
 }
 
 ReadTextResult read_text(const Reader& reader, MemoryFile& file, std::shared_ptr<const Tokenizer> tokenizer, const ReadTextOptions& options,
-                         const std::function<bool(const ReadTextProgress&)>& progress) {
-  TextReading reading(reader, file, *tokenizer, options);
+                         const std::function<bool(const ReadTextProgress&)>& progress, SharedReading* others) {
+  TextReading reading(reader, file, *tokenizer, options, others);
   PartsAhead ahead(tokenizer, options, reading.start());
   ReadTextResult result;
   ReadTextProgress now;
@@ -290,9 +367,11 @@ ReadTextResult read_text(const Reader& reader, MemoryFile& file, std::shared_ptr
     now.tokens = reading.tokens();
     return !progress || progress(now);
   };
+  const std::function<void()> idle = others == nullptr ? std::function<void()>() : [others] { others->still_here(); };
   bool go_on = tell(), first = true;
   while (go_on) {
-    const auto round = ahead.take();
+    const auto round = ahead.take(idle);
+    if (idle) idle();  // a part has many rounds
     if (!round) break;
     if (std::exchange(first, false)) require_space(reader.model().config(), file, *round, now.bytes_total - now.bytes_done);
     for (const TextPart& part : *round) {

@@ -9,6 +9,7 @@
 
 #include "cairn/infer/memory_file.h"
 #include "cairn/infer/reader.h"
+#include "cairn/infer/shared_reading.h"
 
 namespace cairn {
 
@@ -31,9 +32,10 @@ struct ReadTextResult {
 // Reads the files behind the file's memory (an empty one at first). A reading that was killed or stopped goes on if the files are the same;
 // UserError if they are others. The file's memory changes at the end, in one commit: until then readers see the old one. progress returns
 // false to stop. ResourceError: the disk is full (the file then holds its last commit), or will be, by the tokens a byte of the first
-// megabyte (before anything is read).
+// megabyte (before anything is read). others: processes that read along (in SharedReading::follow, until the caller ends that); the file
+// holds what one process would have written, in pages cut by shares.
 ReadTextResult read_text(const Reader& reader, MemoryFile& file, std::shared_ptr<const Tokenizer> tokenizer, const ReadTextOptions& options,
-                         const std::function<bool(const ReadTextProgress&)>& progress = {});
+                         const std::function<bool(const ReadTextProgress&)>& progress = {}, SharedReading* others = nullptr);
 
 // Whether the file holds an unfinished reading of other files than these (or of changed ones).
 bool reads_other_files(const MemoryFile& file, const std::vector<fs::path>& files);
