@@ -314,6 +314,7 @@ void add_ask(CLI::App& app, Action* action) {
   command->add_option("--json", o->json_file, "file for answers and what every token read, for `cairn inspect`");
   command->add_flag("--ram", o->ram, "load the memory instead of mapping the file; compares its checksums");
   add_memory_on(command, &o->session.memory_on, /*mapped=*/true);
+  add_eight_bit(command, &o->session.landmark_dtype, &o->session.kv_dtype);
   command->footer("Without -q and --questions, questions are read from standard input, one a line.");
   command->callback([o, action] { *action = [o] { return run_ask(*o); }; });
 }
@@ -328,6 +329,7 @@ void add_generate(CLI::App& app, Action* action) {
   command->add_option("--logits", o->logits, "safetensors file for `tokens` [n] and `logits` [n,vocab] of the prompt");
   command->add_flag("--ram", o->ram, "load the memory instead of mapping the file");
   add_memory_on(command, &o->session.memory_on, /*mapped=*/true);
+  add_eight_bit(command, &o->session.landmark_dtype, &o->session.kv_dtype);
   command->callback([o, action] { *action = [o] { return run_generate(*o); }; });
 }
 

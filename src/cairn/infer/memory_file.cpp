@@ -130,12 +130,15 @@ TextMemory MemoryFile::load_end(const MemoryIndex& index, at::Device device) con
   return text;
 }
 
-TextMemory MemoryFile::load(const MemoryIndex& index, bool mapped, at::Device device, KeysOn keys) const {
+TextMemory MemoryFile::load(const MemoryIndex& index, bool mapped, at::Device device, KeysOn keys, EightBit eight_bit) const {
+  CAIRN_CHECK(!eight_bit.kv || keys != KeysOn::kMapped, "8-bit keys and values are not what the file holds");
   TextMemory text = load_end(index, device);
   const ModelConfig& m = root_.model;
   const int64_t element = root_.element(), chunk = m.chunk, dr = m.retrieval_dim / m.retrieval_heads;
   ChunkMemory memory(m, 1);
   memory.place_keys(keys);
+  memory.keep_as(eight_bit);
+  const KeysOn first = eight_bit.kv ? KeysOn::kDevice : keys;  // rounded there, then placed
   TokenPages tokens(root_.token_bytes);
   std::set<int64_t> verified;
   std::map<int64_t, std::shared_ptr<uint8_t>> registered;  // extents that several pages share are registered once
@@ -160,8 +163,8 @@ TextMemory MemoryFile::load(const MemoryIndex& index, bool mapped, at::Device de
   };
   for (const PageIndex& page : index.pages) {
     const std::vector<int64_t> row = {chunk, m.memory_kv_heads, m.head_dim};
-    memory.adopt(place(page.landmarks, page, {m.retrieval_heads, dr}, KeysOn::kDevice), place(page.k, page, row, keys),
-                 place(page.v, page, row, keys));
+    memory.adopt(place(page.landmarks, page, {m.retrieval_heads, dr}, KeysOn::kDevice), place(page.k, page, row, first),
+                 place(page.v, page, row, first));
     tokens.adopt(file_->map(page.tokens), page.first * chunk, page.chunks * chunk);
   }
   tokens.adopt(text.tokens, 0, text.tokens.size());
@@ -184,9 +187,10 @@ std::vector<PageIndex> MemoryFile::add_chunks(const ChunkMemory& memory, int64_t
     const ChunkEncoding chunks = memory.copy(first + done, n);
     PageIndex page;
     page.chunks = n;
-    page.landmarks = file_->add(bytes_of(chunks.landmarks.to(at::kCPU).contiguous()));
-    page.k = file_->add(bytes_of(chunks.k.to(at::kCPU).contiguous()));
-    page.v = file_->add(bytes_of(chunks.v.to(at::kCPU).contiguous()));
+    const auto add = [&](const at::Tensor& x) { return file_->add(bytes_of(x.to(at::kCPU, dtype_of(root_)).contiguous())); };
+    page.landmarks = add(chunks.landmarks);  // what was 8-bit is written in the file's numbers
+    page.k = add(chunks.k);
+    page.v = add(chunks.v);
     page.tokens = file_->add(tokens.bytes(first_token + done * root_.model.chunk, n * root_.model.chunk));
     pages.push_back(page);
     done += n;

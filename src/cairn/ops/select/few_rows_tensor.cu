@@ -1,7 +1,10 @@
 // Few rows of bf16 against bf16 landmarks: decoding. Bound by reading the landmarks. Every thread streams its own numbers of them through a
 // private ring in shared memory (no barrier), several steps ahead, and multiplies on tensor cores as they come: 16 chunks by 8 queries by
 // 16 numbers. Sums do not depend on the order of the numbers, so a lane's 16 bytes serve as they lie: its first four numbers count as those
-// that the instruction wants of it first, its last four as those of a second instruction, and queries are laid out alike.
+// that the instruction wants of it first, its last four as those of a second instruction, and queries are laid out alike. Of 8-bit
+// landmarks 16 bytes are sixteen numbers, four for each of four instructions, which are made bf16 on the way; a landmark's scale is a
+// factor of the finished sum.
+#include "cairn/ops/cuda/bytes.cuh"
 #include "cairn/ops/cuda/dependent.cuh"
 #include "cairn/ops/select/few_rows.cuh"
 #include "cairn/ops/select/step_launch.h"
@@ -12,10 +15,7 @@ namespace {
 
 constexpr int kWarpChunks = 16, kTileChunks = kWarpChunks * kFewWarps;
 constexpr int kStages = 4;
-constexpr int kStepVectors = 2;                  // vectors of a chunk's row that a lane takes a step
-constexpr int kVectorNumbers = 8;                // 16 bytes
-constexpr int kVectorSpan = 4 * kVectorNumbers;  // numbers of a row that its four lanes take at once
-constexpr int kStepNumbers = kStepVectors * kVectorSpan;
+constexpr int kStepVectors = 2;  // vectors of a chunk's row that a lane takes a step
 
 __device__ void wait_step() { wait_copies<kStages - 2>(); }
 
@@ -23,15 +23,51 @@ __device__ void wait_step() { wait_copies<kStages - 2>(); }
 struct NoTable {};
 __device__ inline const Page& page_of(const Params& p, const NoTable&, int page) { return p.pages[page]; }
 __device__ inline const Page& page_of(const Params&, const PageTable& table, int page) { return table.pages[page]; }
+__device__ inline const Int8Page& page_of(const Params&, const Int8Table& table, int page) { return table.pages[page]; }
+
+// How the numbers of a landmark lie.
+template <typename Table>
+struct Format {
+  static constexpr bool kBytes = false;
+  static constexpr int kSize = 2;
+  static __device__ const unsigned char* landmarks(const Params&, const Page& its, const Row& row) {
+    return static_cast<const unsigned char*>(its.data) + (row.b * its.batch_stride + row.q * its.head_stride) * kSize;
+  }
+  static __device__ int64_t stride(const Params&, const Page& its) { return its.chunk_stride * kSize; }  // bytes from chunk to chunk
+  static __device__ float scale(const Params&, const Page&, const Row&, int64_t) { return 1; }
+};
+template <>
+struct Format<Int8Table> {
+  static constexpr bool kBytes = true;
+  static constexpr int kSize = 1;
+  static __device__ const unsigned char* landmarks(const Params& p, const Int8Page& its, const Row& row) {
+    return reinterpret_cast<const unsigned char*>(its.data) + row.b * its.batch_stride + row.q * p.width;
+  }
+  static __device__ int64_t stride(const Params& p, const Int8Page&) { return p.heads * p.width; }
+  static __device__ float scale(const Params& p, const Int8Page& its, const Row& row, int64_t local) {
+    const int64_t at = (row.b == 0 ? 0 : row.b * (its.batch_stride / p.width)) + local * p.heads + row.q;
+    return __uint_as_float(static_cast<uint32_t>(its.scale[at]) << 16);
+  }
+};
+template <typename Table>
+constexpr int kVectorNumbers = 16 / Format<Table>::kSize;
+template <typename Table>
+constexpr int kVectorSpan = 4 * kVectorNumbers<Table>;  // numbers of a row that its four lanes take at once
+template <typename Table>
+constexpr int kStepNumbers = kStepVectors* kVectorSpan<Table>;
+template <typename Table>
+constexpr int kQueryUnits = kVectorNumbers<Table> / 8;  // 16 bytes of a query that meet a vector
 
 template <typename Table>
 __global__ void __launch_bounds__(kFewThreads, 2)
     few_rows_tensor_kernel(const __grid_constant__ Params p, const __grid_constant__ Table table, const int64_t* position) {
+  using Its = Format<Table>;
+  constexpr int kNumbers = kVectorNumbers<Table>, kSpan = kVectorSpan<Table>, kStep = kStepNumbers<Table>, kUnits = kQueryUnits<Table>;
   extern __shared__ __align__(16) unsigned char memory[];
   auto* ring = reinterpret_cast<uint4*>(memory);                  // [kStages][kStepVectors][2][kFewThreads]
-  auto* query = ring + kStages * kStepVectors * 2 * kFewThreads;  // [depths][kStepVectors][32 lanes]
-  const int depths = static_cast<int>((p.width + kStepNumbers - 1) / kStepNumbers);
-  auto* buffer = reinterpret_cast<TopBuffer<kFewBuffer>*>(query + depths * kStepVectors * 32);  // [rows]
+  auto* query = ring + kStages * kStepVectors * 2 * kFewThreads;  // [depths][kStepVectors][kUnits][32 lanes]
+  const int depths = static_cast<int>((p.width + kStep - 1) / kStep);
+  auto* buffer = reinterpret_cast<TopBuffer<kFewBuffer>*>(query + depths * kStepVectors * kUnits * 32);  // [rows]
   __shared__ int64_t seen[kFewRows];
   const int thread = threadIdx.x, lane = thread & 31, warp = thread / 32, quarter = lane & 3;
   const int64_t group_rows = p.shared ? p.batch * p.rows : p.rows, blocks_of_rows = (group_rows + kFewRows - 1) / kFewRows;
@@ -47,30 +83,29 @@ __global__ void __launch_bounds__(kFewThreads, 2)
   // Loading runs ahead of multiplying: a tile, a depth and a page of its own.
   int64_t load_tile = blockIdx.x;
   int load_depth = 0, load_slot = 0, page = 0;
-  const uint16_t* from[2] = {};
+  const unsigned char* from[2] = {};
   bool valid[2] = {};
   const uint32_t ring_at = static_cast<uint32_t>(__cvta_generic_to_shared(ring)) + thread * 16;
   const auto load = [&] {
     if (load_tile < p.tiles) {
       if (load_depth == 0) {
         while (page + 1 < p.page_count && page_of(p, table, page + 1).first_tile <= load_tile) ++page;
-        const Page& its = page_of(p, table, page);
+        const auto& its = page_of(p, table, page);
         const int64_t local = (load_tile - its.first_tile) * kTileChunks + warp * kWarpChunks + lane / 4;
-        const int64_t limit = min(its.count, reach - its.begin);
+        const int64_t limit = min(static_cast<int64_t>(its.count), reach - its.begin);
 #pragma unroll
         for (int h = 0; h < 2; ++h) {
           valid[h] = local + 8 * h < limit;
-          from[h] = static_cast<const uint16_t*>(its.data) + first.b * its.batch_stride + first.q * its.head_stride +
-                    (valid[h] ? (local + 8 * h) * its.chunk_stride : 0);
+          from[h] = Its::landmarks(p, its, first) + (valid[h] ? (local + 8 * h) * Its::stride(p, its) : 0);
         }
       }
 #pragma unroll
       for (int v = 0; v < kStepVectors; ++v) {
-        const int x = load_depth * kStepNumbers + v * kVectorSpan + quarter * kVectorNumbers;
+        const int x = load_depth * kStep + v * kSpan + quarter * kNumbers;
 #pragma unroll
         for (int h = 0; h < 2; ++h) {
           const bool inside = valid[h] && x < p.width;
-          copy_unit(ring_at + ((load_slot * kStepVectors + v) * 2 + h) * kFewThreads * 16, from[h] + (inside ? x : 0), inside);
+          copy_unit(ring_at + ((load_slot * kStepVectors + v) * 2 + h) * kFewThreads * 16, from[h] + (inside ? x * Its::kSize : 0), inside);
         }
       }
       if (++load_depth == depths) {
@@ -86,8 +121,8 @@ __global__ void __launch_bounds__(kFewThreads, 2)
   cuda::wait_for_previous();
   if (thread < kFewRows) seen[thread] = thread < have ? visible(p, moved + row_of(p, group, first_row + thread).t) : 0;
   if (thread < have) buffer[thread].clear();
-  for (int i = thread; i < depths * kStepVectors * 32; i += kFewThreads) {
-    const int r = i % 32 / 4, x = i / 32 * kVectorSpan + i % 4 * kVectorNumbers;
+  for (int i = thread; i < depths * kStepVectors * kUnits * 32; i += kFewThreads) {
+    const int r = i % 32 / 4, x = i / (32 * kUnits) * kSpan + i % 4 * kNumbers + i / 32 % kUnits * 8;
     uint4 value = make_uint4(0, 0, 0, 0);
     if (r < have && x < p.width) {
       const Row row = row_of(p, group, first_row + r);
@@ -101,6 +136,13 @@ __global__ void __launch_bounds__(kFewThreads, 2)
   const int limit_keys = gather_limit(static_cast<int>(p.n));
   int slot = 0, its_page = 0;
   for (int64_t tile = blockIdx.x; tile < p.tiles; tile += gridDim.x) {
+    while (its_page + 1 < p.page_count && page_of(p, table, its_page + 1).first_tile <= tile) ++its_page;
+    const auto& its = page_of(p, table, its_page);
+    const int64_t local = (tile - its.first_tile) * kTileChunks + warp * kWarpChunks + lane / 4;
+    const int64_t limit = min(static_cast<int64_t>(its.count), reach - its.begin);
+    float scale[2];  // on their way while the products are made
+#pragma unroll
+    for (int h = 0; h < 2; ++h) scale[h] = local + 8 * h < limit ? Its::scale(p, its, first, local + 8 * h) : 1;
     float c[2][4] = {};
     for (int depth = 0; depth < depths; ++depth) {
       wait_step();
@@ -109,17 +151,28 @@ __global__ void __launch_bounds__(kFewThreads, 2)
       for (int v = 0; v < kStepVectors; ++v) {
         const uint4 x = ring[((slot * kStepVectors + v) * 2) * kFewThreads + thread];
         const uint4 y = ring[((slot * kStepVectors + v) * 2 + 1) * kFewThreads + thread];
-        const uint4 q = query[(depth * kStepVectors + v) * 32 + lane];
-        const uint32_t head[4] = {x.x, y.x, x.y, y.y}, tail[4] = {x.z, y.z, x.w, y.w};
-        multiply(c[0], head, q.x, q.y);
-        multiply(c[1], tail, q.z, q.w);
+        if constexpr (Its::kBytes) {
+          const uint32_t xs[4] = {x.x, x.y, x.z, x.w}, ys[4] = {y.x, y.y, y.z, y.w};
+#pragma unroll
+          for (int u = 0; u < kUnits; ++u) {
+            const uint4 q = query[((depth * kStepVectors + v) * kUnits + u) * 32 + lane];
+#pragma unroll
+            for (int j = 0; j < 2; ++j) {
+              uint32_t four[4];
+              cuda::widen_bytes(xs[2 * u + j], four[0], four[2]);
+              cuda::widen_bytes(ys[2 * u + j], four[1], four[3]);
+              multiply(c[j], four, j == 0 ? q.x : q.z, j == 0 ? q.y : q.w);
+            }
+          }
+        } else {
+          const uint4 q = query[(depth * kStepVectors + v) * 32 + lane];
+          const uint32_t head[4] = {x.x, y.x, x.y, y.y}, tail[4] = {x.z, y.z, x.w, y.w};
+          multiply(c[0], head, q.x, q.y);
+          multiply(c[1], tail, q.z, q.w);
+        }
       }
       if (++slot == kStages) slot = 0;
     }
-    while (its_page + 1 < p.page_count && page_of(p, table, its_page + 1).first_tile <= tile) ++its_page;
-    const Page& its = page_of(p, table, its_page);
-    const int64_t local = (tile - its.first_tile) * kTileChunks + warp * kWarpChunks + lane / 4;
-    const int64_t limit = min(its.count, reach - its.begin);
     bool full = false;
 #pragma unroll
     for (int h = 0; h < 2; ++h) {
@@ -128,7 +181,7 @@ __global__ void __launch_bounds__(kFewThreads, 2)
         const int r = 2 * quarter + e;
         const int64_t number = its.begin + local + 8 * h;
         if (local + 8 * h < limit && number < seen[r]) {
-          const uint64_t key = make_key((c[0][2 * h + e] + c[1][2 * h + e]) * p.scale, number);
+          const uint64_t key = make_key((c[0][2 * h + e] + c[1][2 * h + e]) * scale[h] * p.scale, number);
           if (key > buffer[r].bar) full = buffer[r].push(key, limit_keys) || full;
         }
       }
@@ -146,8 +199,8 @@ template <typename Table>
 cudaError_t launch_with(const Params& p, const Table& table, const int64_t* position, bool ahead, cudaStream_t stream) {
   static_assert(kMostChosen + kFewTile <= kFewBuffer && kTileChunks == kTensorTile && kTileChunks <= kFewTile);
   const int64_t group_rows = p.shared ? p.batch * p.rows : p.rows, groups = p.shared ? p.heads : p.batch * p.heads;
-  const int64_t depths = (p.width + kStepNumbers - 1) / kStepNumbers;
-  const int64_t bytes = kStages * kStepVectors * 2 * kFewThreads * 16 + depths * kStepVectors * 32 * 16 +
+  const int64_t depths = (p.width + kStepNumbers<Table> - 1) / kStepNumbers<Table>;
+  const int64_t bytes = kStages * kStepVectors * 2 * kFewThreads * 16 + depths * kStepVectors * kQueryUnits<Table> * 32 * 16 +
                         min(group_rows, static_cast<int64_t>(kFewRows)) * static_cast<int64_t>(sizeof(TopBuffer<kFewBuffer>));
   if (const cudaError_t error = allow_shared(few_rows_tensor_kernel<Table>, static_cast<int>(bytes)); error != cudaSuccess) return error;
   const dim3 grid(static_cast<unsigned>(p.launch_parts), static_cast<unsigned>(groups * ((group_rows + kFewRows - 1) / kFewRows)));
@@ -159,6 +212,10 @@ cudaError_t launch_with(const Params& p, const Table& table, const int64_t* posi
 
 cudaError_t launch_few_rows_tensor(const Params& p, const PageTable* table, const int64_t* position, bool ahead, cudaStream_t stream) {
   return table == nullptr ? launch_with(p, NoTable(), position, ahead, stream) : launch_with(p, *table, position, ahead, stream);
+}
+
+cudaError_t launch_few_rows_int8(const Params& p, const Int8Table& table, const int64_t* position, bool ahead, cudaStream_t stream) {
+  return launch_with(p, table, position, ahead, stream);
 }
 
 }  // namespace cairn::select_cuda
