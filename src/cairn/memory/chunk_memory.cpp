@@ -160,7 +160,7 @@ void ChunkMemory::append(const ChunkEncoding& encoding) {
               encoding.k.size(1));
   const Tensors chunks =
       kept(encoding.landmarks, encoding.k.unflatten(1, {count, chunk_size_}), encoding.v.unflatten(1, {count, chunk_size_}));
-  came_as_ = encoding.k.scalar_type();
+  if (chunks_ == 0) came_as_ = encoding.k.scalar_type();
   for (int64_t done = 0; done < count;) {
     if (pages_.empty() || pages_.back().used == pages_.back().capacity) add_page(chunks, count - done);
     Page& page = pages_.back();
@@ -182,7 +182,7 @@ void ChunkMemory::adopt(const at::Tensor& landmarks, const at::Tensor& k, const 
   }
   Page page;
   static_cast<Tensors&>(page) = kept(landmarks, k, v);
-  came_as_ = k.scalar_type();
+  if (chunks_ == 0) came_as_ = k.scalar_type();
   if (eight_bit_.kv && keys_on_ != KeysOn::kDevice) {  // new tensors, made where k and v are
     for (at::Tensor* x : {&page.k, &page.v}) {
       if (x->is_cuda()) *x = pinned(x->sizes(), *x).copy_(*x, /*non_blocking=*/true);
@@ -207,7 +207,7 @@ void ChunkMemory::add_sealed(Page page) {
 
 void ChunkMemory::adopt(const ChunkMemory& other, int64_t first, int64_t count) {
   CAIRN_CHECK(other.eight_bit_.landmarks == eight_bit_.landmarks && other.eight_bit_.kv == eight_bit_.kv, "memories kept differently");
-  came_as_ = other.came_as_;
+  if (chunks_ == 0) came_as_ = other.came_as_;
   other.for_pieces(first - other.first_chunk_, count, [&](const Page& page, int64_t offset, int64_t, int64_t piece) {
     Page mine;
     for (const auto member : Tensors::all()) {

@@ -26,8 +26,9 @@ struct Int8Table {
 // Both bf16. table null: the pages in `params`; else its first page_count. position: null, or where on the device lies what params.position
 // would be.
 cudaError_t launch_few_rows_tensor(const Params& params, const PageTable* table, const int64_t* position, bool ahead, cudaStream_t stream);
-// bf16 against 8-bit landmarks; the pages are the first params.page_count of the table. A score is (sum of the products) scale
-// params.scale.
+// bf16 against 8-bit landmarks; the pages are the first params.page_count of the table. A score is (sum of
+// the products) scale params.scale; the sum is exact but for the query's numbers below 1/128 of its largest one, which are rounded to 2^-14
+// of a power of two not above that.
 cudaError_t launch_few_rows_int8(const Params& params, const Int8Table& table, const int64_t* position, bool ahead, cudaStream_t stream);
 cudaError_t launch_merge(const Params& params, bool ahead, cudaStream_t stream);
 
