@@ -24,7 +24,9 @@
 #include "cairn/ops/cross_entropy/cross_entropy.h"
 #include "cairn/ops/cuda/kernels.h"
 #include "cairn/ops/norm/norm.h"
+#include "cairn/ops/quantize/rows.h"
 #include "cairn/ops/rotary/rotary.h"
+#include "cairn/ops/select/int8.h"
 #include "cairn/ops/select/select.h"
 #include "cairn/ops/swiglu/swiglu.h"
 
@@ -68,6 +70,12 @@ void add_selection(int64_t B, int64_t L, int64_t C, int64_t Q, int64_t width, in
   const auto work = [=] { select_chunks(rq, landmarks, n, v); };
   lines->push_back({"selection", shape, bytes, 2 * pairs * static_cast<double>(width), work, repeats});
   lines->push_back({"selection, plain", shape, bytes, 2 * pairs * static_cast<double>(width), work, 1, 0, true});
+  if (from_start) return;
+  const Int8Rows rows = quantize_rows(landmarks);
+  const Int8Landmarks int8{{rows.numbers}, {rows.scale}};
+  const double int8_bytes = bytes - landmark_bytes / 2 + 2.0 * static_cast<double>(B * C * Q);
+  lines->push_back({"selection, 8-bit landmarks", shape, int8_bytes, 2 * pairs * static_cast<double>(width),
+                    [=] { select_chunks(rq, int8, n, v); }, repeats});
 }
 
 // Forward and backward of what is done element by element, on the tensors of `tokens` tokens; bytes: each operand and result once.
