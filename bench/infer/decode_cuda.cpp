@@ -1,4 +1,5 @@
-// Times decoding on a GPU and shows where a step's time goes: bench_decode_cuda MODEL [TOKENS ...]. For each length a memory of random
+// Times decoding on a GPU and shows where a step's time goes: bench_decode_cuda MODEL [int8|int8-landmarks|int8-kv] [TOKENS ...]. For each
+// length a memory of random
 // tokens is read (bf16), then tokens are decoded behind it as recorded work: each waited for, then without waiting; then the kernels of one
 // step in their order.
 #include <ATen/Context.h>
@@ -13,6 +14,7 @@
 #include <cstdlib>
 #include <set>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "cairn/core/error.h"
@@ -106,7 +108,10 @@ void measure(const Reader& reader, const ReaderState& behind, const std::string&
 
 int run(int count, char** arguments) {
   if (count < 2 || !at::globalContext().hasCUDA()) {
-    fmt::print(stderr, "usage: bench_decode_cuda MODEL [TOKENS[h] ...], on a machine with a GPU; h: also from pinned host memory\n");
+    fmt::print(
+        stderr,
+        "usage: bench_decode_cuda MODEL [int8|int8-landmarks|int8-kv] [TOKENS[h] ...], on a machine with a GPU; int8: kept as 8-bit rows; "
+        "h: also from pinned host memory\n");
     return 2;
   }
   const at::NoGradGuard no_gradient;
@@ -114,8 +119,14 @@ int run(int count, char** arguments) {
   const LoadedModel loaded = load_model(arguments[1], device);
   ReaderOptions options;
   options.compute = at::kBFloat16;
+  int a = 2;
+  if (count > 2 && std::string_view(arguments[2]).starts_with("int8")) {
+    const std::string_view what = arguments[a++];
+    if (what != "int8" && what != "int8-landmarks" && what != "int8-kv") throw UserError("{}: int8, int8-landmarks or int8-kv", what);
+    options.eight_bit = {what != "int8-kv", what != "int8-landmarks"};
+  }
   const Reader reader(std::make_shared<Model>(loaded.config, loaded.parameters), options);
-  for (int a = 2; a < count; ++a) {
+  for (; a < count; ++a) {
     const std::string text = arguments[a];
     const int64_t tokens = std::atoll(arguments[a]);
     const auto state = reader.new_reader_state(1);
@@ -125,7 +136,7 @@ int run(int count, char** arguments) {
                                       at::TensorOptions(at::kLong).device(device)));
     }
     c10::cuda::device_synchronize();
-    fmt::print("{} tokens read in {:.2f} s\n", tokens, now() - begin);
+    fmt::print("{} tokens read in {:.2f} s, memory of {} bytes\n", tokens, now() - begin, state->memory.bytes());
     measure(reader, *state, fmt::format("behind {} tokens", tokens), /*kernels=*/true);
     if (text.back() != 'h') continue;
     const double copying = now();

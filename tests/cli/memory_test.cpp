@@ -77,6 +77,32 @@ class MemoryProgram : public testing::Test {
   static inline std::vector<std::string>* words_ = new std::vector<std::string>;
 };
 
+TEST_F(MemoryProgram, EightBitMemories) {
+  expect_success(fmt::format("read {} {} -o {}", model(), path("a.txt"), path("eight.memory")));
+  const std::string ask = fmt::format("ask {} {} -q {} --max-tokens 4", model(), path("eight.memory"), words_->at(3));
+  const Said plain = expect_success(ask);
+  for (const char* kept : {"--kv-dtype int8", "--landmark-dtype int8", "--kv-dtype int8 --landmark-dtype int8 --ram"}) {
+    EXPECT_THAT(expect_success(fmt::format("{} {}", ask, kept)).out, HasSubstr("chunk ")) << kept;
+  }
+  EXPECT_EQ(expect_success(ask + " --kv-dtype auto --landmark-dtype auto").out, plain.out);
+  expect_refusal(ask + " --kv-dtype fp8", "--kv-dtype");
+  // Logits: close, and not the same.
+  const auto logits = [&](const std::string& options) {
+    const std::string file = path("eight.safetensors");
+    expect_success(fmt::format("generate {} --memory {} --prompt {} --max-tokens 1 --logits {} {}", model(), path("eight.memory"),
+                               words_->at(3), file, options));
+    std::ifstream in(file, std::ios::binary);
+    return std::string(std::istreambuf_iterator<char>(in), {});
+  };
+  const std::string exact = logits("");
+  EXPECT_EQ(logits("--kv-dtype auto"), exact);
+  EXPECT_NE(logits("--kv-dtype int8"), exact);
+  expect_success(fmt::format("bench memory 7m --tokens 8K --turns 1 --kv-dtype int8 --landmark-dtype int8 --json {}", path("bench.json")));
+  const auto json = nlohmann::json::parse(read_file(path("bench.json"), 1 << 20));
+  EXPECT_EQ(json["kv_dtype"], "int8");
+  EXPECT_TRUE(json["bit_equal"] && json["save_seconds"].is_null());
+}
+
 TEST_F(MemoryProgram, ReadAskEditJoinInspect) {
   EXPECT_THAT(expect_success("read " + model() + " " + path("a.txt") + " -o " + path("a.memory")).out,
               HasSubstr("3000 tokens in 1 documents"));

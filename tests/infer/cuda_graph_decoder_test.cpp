@@ -61,6 +61,8 @@ TEST_F(CudaGraphDecoder, GivesTheLogitsOfSingleSteps) {
     for (const auto compute : {at::kFloat, at::kBFloat16}) {
       ReaderOptions options;
       options.compute = compute;
+      const bool eight_bit = seed % 3 == 2;  // the truth below has a memory of fp32, which is another one
+      options.eight_bit = {eight_bit, eight_bit};
       const Reader reader(model, options);
       const int64_t batch = 1 + random.below(3), length = 150 + random.below(60);
       const auto longs = at::TensorOptions(at::kLong).device(at::kCUDA);
@@ -79,7 +81,9 @@ TEST_F(CudaGraphDecoder, GivesTheLogitsOfSingleSteps) {
       const auto compare = [&](const at::Tensor& got, const at::Tensor& plain, const at::Tensor& want) {
         largest = std::max(largest, want.abs().max().item<double>());
         if (compute == at::kFloat) {
-          EXPECT_LE(worst(got, plain), 1e-4);
+          EXPECT_LE(worst(got, plain), eight_bit ? largest / 20 : 1e-4);  // of a chunk completed here 8 bits may fall either way
+        } else if (config.top_k == 100 && eight_bit) {
+          EXPECT_LE(worst(got, plain), largest / 20);
         } else if (config.top_k == 100) {
           ours = std::max(ours, worst(got, want));
           naive = std::max(naive, worst(plain, want));
@@ -119,6 +123,7 @@ TEST_F(CudaGraphDecoder, OneRecordingGivesWhatFreshOnesGive) {
     SCOPED_TRACE(config.to_json());
     ReaderOptions options;
     options.compute = at::kBFloat16;
+    options.eight_bit = {seed % 4 == 1 || seed % 4 == 2, seed % 4 >= 2};
     const Reader reader(model_on_gpu(config, seed), options);
     const int64_t batch = 1 + random.below(3);
     const auto longs = at::TensorOptions(at::kLong).device(at::kCUDA);

@@ -48,11 +48,13 @@ class CudaTiers : public testing::Test {
     auto parameters = std::make_shared<Parameters>(config_, at::kCUDA);
     parameters->flat().copy_(random_model(config_, seed)->parameters()->flat());
     model_ = std::make_shared<Model>(config_, parameters);
+    eight_bit_ = {seed % 4 == 1 || seed % 4 == 2, seed % 4 >= 2};
   }
   Reader reader(KeysOn keys) const {
     ReaderOptions options;
     options.compute = at::kBFloat16;
     options.keys = keys;
+    options.eight_bit = eight_bit_;
     return Reader(model_, options);
   }
   // Logits of a question, of single steps behind it, and of recorded steps behind those.
@@ -72,11 +74,12 @@ class CudaTiers : public testing::Test {
   const at::NoGradGuard no_gradient_;
   ModelConfig config_;
   int64_t batch_ = 1;
+  EightBit eight_bit_;
   std::shared_ptr<const Model> model_;
 };
 
 TEST_F(CudaTiers, PinnedHostMemoryGivesTheSameLogits) {
-  for (uint64_t seed = 0; seed < 6; ++seed) {
+  for (uint64_t seed = 0; seed < 8; ++seed) {
     make(seed);
     batch_ = 1 + static_cast<int64_t>(seed % 2);
     SCOPED_TRACE(describe(config_));
@@ -88,7 +91,7 @@ TEST_F(CudaTiers, PinnedHostMemoryGivesTheSameLogits) {
       far.read(*b, text.narrow(1, begin, end - begin));
     }
     EXPECT_EQ(a->memory.host_bytes(), 0);
-    EXPECT_GE(b->memory.host_bytes(), ChunkMemory::key_bytes_for(config_, batch_, b->memory.chunks(), 2));
+    EXPECT_GE(b->memory.host_bytes(), ChunkMemory::key_bytes_for(config_, batch_, b->memory.chunks(), 2, eight_bit_));
     EXPECT_GT(b->memory.pages(), 1);
     const std::vector<at::Tensor> want = logits(near, *a, question, more);
     expect_equal(logits(far, *b, question, more), want, "read into host memory");
@@ -111,7 +114,7 @@ TEST_F(CudaTiers, PinnedHostMemoryGivesTheSameLogits) {
 }
 
 TEST_F(CudaTiers, AMemoryFileGivesTheSameLogitsOnEveryTier) {
-  make(3);
+  make(4);
   const Reader near = reader(KeysOn::kDevice);
   const TempFolder folder(quick_disk());
   const MemoryMaker maker{"0000000000000000", config_, "0000000000000000", "none", config_.vocab, at::kBFloat16};
@@ -132,6 +135,14 @@ TEST_F(CudaTiers, AMemoryFileGivesTheSameLogitsOnEveryTier) {
   const TextMemory host = file.load(*file.root().memory, true, device, KeysOn::kHost);
   EXPECT_GT(host.state->memory.host_bytes(), 0);
   expect_equal(logits(near, *host.state, question, more), want, "pinned");
+  // The same with 8-bit rows, which are made when the file is opened.
+  for (const EightBit kept : {EightBit{true, false}, EightBit{false, true}, EightBit{true, true}}) {
+    const TextMemory rounded = file.load(*file.root().memory, true, device, KeysOn::kDevice, kept),
+                     far = file.load(*file.root().memory, true, device, KeysOn::kHost, kept);
+    EXPECT_LT(rounded.state->memory.bytes(), plain.state->memory.bytes());
+    EXPECT_EQ(far.state->memory.host_bytes(), ChunkMemory::key_bytes_for(config_, 1, far.state->memory.chunks(), 2, kept));
+    expect_equal(logits(near, *far.state, question, more), logits(near, *rounded.state, question, more), "8-bit, pinned");
+  }
   try {
     const TextMemory mapped = file.load(*file.root().memory, true, device, KeysOn::kMapped);
     EXPECT_GT(mapped.state->memory.host_bytes(), 0);

@@ -394,6 +394,7 @@ void add_ask(CLI::App& app, Action* action) {
   command->add_option("--json", o->json_file, "file for answers and what every token read, for `cairn inspect`");
   command->add_flag("--ram", o->ram, "load the memory instead of mapping the file; compares its checksums");
   add_memory_on(command, &o->session.memory_on, /*mapped=*/true);
+  add_eight_bit(command, &o->session.landmark_dtype, &o->session.kv_dtype);
   command->footer(
       "Without -q and --questions, questions are read from standard input, one a line. Started by torchrun, mpirun or srun, several "
       "processes share the memory; process 0 talks.");
@@ -411,6 +412,7 @@ void add_generate(CLI::App& app, Action* action) {
   command->add_flag("--ram", o->ram, "load the memory instead of mapping the file");
   command->footer("Started by torchrun, mpirun or srun, several processes share the memory; process 0 prints.");
   add_memory_on(command, &o->session.memory_on, /*mapped=*/true);
+  add_eight_bit(command, &o->session.landmark_dtype, &o->session.kv_dtype);
   command->callback([o, action] { *action = [o] { return run_generate(*o); }; });
 }
 

@@ -228,6 +228,7 @@ void add_bench(CLI::App& app, Action* action) {
   read->add_option("--tokens", *length, "Tokens to read")->capture_default_str();
   read->add_option("--precision", r->precision, "bf16 or fp32")->check(CLI::IsMember({"bf16", "fp32"}))->capture_default_str();
   read->add_option("--device", r->device, "cpu or cuda")->check(CLI::IsMember({"cpu", "cuda"}))->capture_default_str();
+  add_eight_bit(read, &r->landmark_dtype, &r->kv_dtype);
   read->add_option("--threads", r->threads, "Threads (0: as many as LibTorch takes)")->check(CLI::Range(0, 1024))->capture_default_str();
   read->add_option("--segment", r->segment, "Tokens of a segment (default: the reader's own)")
       ->check(CLI::Range(int64_t{1}, int64_t{1} << 24));
@@ -249,6 +250,7 @@ void add_bench(CLI::App& app, Action* action) {
   memory->add_option("--tokens", *memory_length, "Tokens of the long text")->capture_default_str();
   memory->add_option("--precision", m->precision, "bf16 or fp32")->check(CLI::IsMember({"bf16", "fp32"}))->capture_default_str();
   memory->add_option("--device", m->device, "cpu or cuda")->check(CLI::IsMember({"cpu", "cuda"}))->capture_default_str();
+  add_eight_bit(memory, &m->landmark_dtype, &m->kv_dtype);
   memory->add_option("--threads", m->threads, "Threads (0: as many as LibTorch takes)")->check(CLI::Range(0, 1024))->capture_default_str();
   memory->add_option("--turns", m->turns, "Edits; ten times as many tokens are decoded")
       ->check(CLI::Range(int64_t{1}, int64_t{10000}))

@@ -19,7 +19,8 @@ namespace cairn {
 namespace {
 
 struct Options {
-  std::string model, haystack, json, device = "cpu", precision = "auto", edits = "auto", memory_on = "device";
+  std::string model, haystack, json, device = "cpu", precision = "auto", edits = "auto", memory_on = "device", landmark_dtype = "auto",
+                                     kv_dtype = "auto";
   std::vector<std::string> tasks, lengths = {"4K", "64K"};
   int64_t samples = 100, batch = 0, segment = 0, top_k = 0, training_length = 0;
   uint64_t seed = 1;
@@ -49,6 +50,8 @@ int run(const Options& options) {
   opening.segment = options.segment;
   opening.top_k = options.top_k;
   opening.memory_on = options.memory_on;
+  opening.landmark_dtype = options.landmark_dtype;
+  opening.kv_dtype = options.kv_dtype;
   if (options.training_length > 0) opening.training_length = options.training_length;
   opening.several = true;
   OpenedModel opened = open_model(opening);
@@ -119,6 +122,7 @@ void add_eval(CLI::App& app, Action* action) {
   command->add_option("--top-k", o->top_k, "chunks a token selects (default: the model's)")
       ->check(CLI::Range(int64_t{1}, int64_t{1} << 30));
   add_memory_on(command, &o->memory_on, /*mapped=*/false);
+  add_eight_bit(command, &o->landmark_dtype, &o->kv_dtype);
   command->add_option("--edits", o->edits, "read a shared window once and overwrite the needles: on, off, or auto (long cells)")
       ->check(CLI::IsMember({"on", "off", "auto"}))
       ->capture_default_str();

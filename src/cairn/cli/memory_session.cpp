@@ -30,6 +30,20 @@ void add_memory_on(CLI::App* command, std::string* where, bool mapped) {
       ->capture_default_str();
 }
 
+void add_eight_bit(CLI::App* command, std::string* landmark_dtype, std::string* kv_dtype) {
+  command
+      ->add_option("--landmark-dtype", *landmark_dtype,
+                   "numbers of the memory's landmarks: auto (as computed), or int8 with a scale a landmark (half the bytes of bf16)")
+      ->check(CLI::IsMember({"auto", "int8"}))
+      ->capture_default_str();
+  command
+      ->add_option(
+          "--kv-dtype", *kv_dtype,
+          "numbers of the memory's keys and values: auto (as computed), or int8 with a scale a token and head (half the bytes of bf16)")
+      ->check(CLI::IsMember({"auto", "int8"}))
+      ->capture_default_str();
+}
+
 OpenedModel open_session(const SessionOptions& options, const std::string& compute, std::shared_ptr<World> world) {
   if (options.threads > 0) at::set_num_threads(options.threads);
   OpenOptions opening;
@@ -39,6 +53,8 @@ OpenedModel open_session(const SessionOptions& options, const std::string& compu
   opening.segment = options.segment;
   opening.memory_on = options.memory_on;
   opening.world = std::move(world);
+  opening.landmark_dtype = options.landmark_dtype;
+  opening.kv_dtype = options.kv_dtype;
   return open_model(opening);
 }
 
@@ -52,18 +68,31 @@ TextMemory load_memory(const MemoryFile& file, const MemoryIndex& index, bool ma
   const World* const world = opened.reader.world();
   ChunkRange share{0, index.chunks()};
   if (world != nullptr) share = {index.chunks() * world->rank() / world->size(), index.chunks() * (world->rank() + 1) / world->size()};
+  const int64_t chunks = share.end - share.begin, element = file.root().element();
+  const EightBit eight_bit = opened.reader.options().eight_bit;
+  const int64_t all = ChunkMemory::bytes_for(opened.config, 1, chunks, element, eight_bit);
+  const auto bytes = [](int64_t n) { return format_bytes(static_cast<double>(n)); };
   if (device.is_cuda()) {
-    const int64_t element = file.root().element(), all = ChunkMemory::bytes_for(opened.config, 1, share.end - share.begin, element);
-    const int64_t apart = keys == KeysOn::kDevice ? 0 : ChunkMemory::key_bytes_for(opened.config, 1, share.end - share.begin, element);
+    const int64_t apart = keys == KeysOn::kDevice ? 0 : ChunkMemory::key_bytes_for(opened.config, 1, chunks, element, eight_bit);
     const int64_t gpu = free_memory(device), host = available_memory();
-    const auto bytes = [](int64_t n) { return format_bytes(static_cast<double>(n)); };
     if (all - apart > gpu || apart > host) {
       throw ResourceError("{}: needs {} of GPU memory, of which {} are free, and {} of pinned host memory, of which {} are free{}",
                           file.path().string(), bytes(all - apart), bytes(gpu), bytes(apart), bytes(host),
                           keys == KeysOn::kDevice ? "; use --memory-on host" : "");
     }
   }
-  TextMemory text = file.load(index, mapped, device, keys, share);
+  if (device.is_cpu() && eight_bit.any()) {  // what is 8-bit does not stay in the mapping
+    const int64_t kept = ChunkMemory::key_bytes_for(opened.config, 1, chunks, element);
+    const int64_t landmarks = ChunkMemory::bytes_for(opened.config, 1, chunks, element) - kept;
+    const int64_t need = all - (eight_bit.kv ? 0 : kept) - (eight_bit.landmarks ? 0 : landmarks), have = available_memory();
+    if (need > have) {
+      throw ResourceError(
+          "{}: needs {} of memory as 8-bit rows, of which {} are free; leave out --kv-dtype int8 and --landmark-dtype int8: the "
+          "file is then mapped",
+          file.path().string(), bytes(need), bytes(have));
+    }
+  }
+  TextMemory text = file.load(index, mapped, device, keys, eight_bit, share);
   text.state->holds_end = world == nullptr || world->rank() + 1 == world->size();
   return text;
 }

@@ -11,7 +11,7 @@
 namespace cairn {
 
 struct SessionOptions {
-  std::string model, device = "cpu", precision = "auto", memory_on = "device";
+  std::string model, device = "cpu", precision = "auto", memory_on = "device", landmark_dtype = "auto", kv_dtype = "auto";
   int threads = 0;
   int64_t segment = 0;
 };
@@ -20,12 +20,14 @@ struct SessionOptions {
 void add_session_options(CLI::App* command, SessionOptions* options);
 // --memory-on; mapped: also in a memory file's mapping.
 void add_memory_on(CLI::App* command, std::string* where, bool mapped);
+// --landmark-dtype, --kv-dtype.
+void add_eight_bit(CLI::App* command, std::string* landmark_dtype, std::string* kv_dtype);
 // compute: precision of a memory file that is used ("fp32", "bf16"), which `auto` takes; empty: none.
 // world: the processes that share the memory; null: this one alone.
 OpenedModel open_session(const SessionOptions& options, const std::string& compute = {}, std::shared_ptr<World> world = nullptr);
 MemoryMaker maker_of(const OpenedModel& opened);
-// Loads the memory as --memory-on says, or this process's share of it. ResourceError with the bytes of GPU and host, before anything is
-// loaded, if it does not fit.
+// Loads the memory as --memory-on, --landmark-dtype and --kv-dtype say, or this process's share of it. ResourceError with the bytes of GPU and
+// host, before anything is loaded, if it does not fit.
 TextMemory load_memory(const MemoryFile& file, const MemoryIndex& index, bool mapped, const OpenedModel& opened);
 // The finished memory of the file. UserError if its first reading is not finished.
 const MemoryIndex& finished_memory(const MemoryFile& file);

@@ -89,6 +89,7 @@ void add_perplexity(CLI::App& app, Action* action) {
   command->add_option("--segment", o->opening.segment, "tokens of a reading segment, all rows together (default: by device)")
       ->check(CLI::Range(int64_t{1}, int64_t{1} << 24));
   add_memory_on(command, &o->opening.memory_on, /*mapped=*/false);
+  add_eight_bit(command, &o->opening.landmark_dtype, &o->opening.kv_dtype);
   command->add_option("--top-k", o->opening.top_k, "chunks a token selects (default: the model's)")
       ->check(CLI::Range(int64_t{1}, int64_t{1} << 30));
   command

@@ -25,8 +25,10 @@
 #include "cairn/ops/cross_entropy/cross_entropy.h"
 #include "cairn/ops/cuda/kernels.h"
 #include "cairn/ops/norm/norm.h"
+#include "cairn/ops/quantize/rows.h"
 #include "cairn/ops/rotary/rotary.h"
 #include "cairn/ops/route/route.h"
+#include "cairn/ops/select/int8.h"
 #include "cairn/ops/select/select.h"
 #include "cairn/ops/swiglu/swiglu.h"
 #include "cairn/ops/window/window.h"
@@ -81,6 +83,13 @@ void add_selection(int64_t B, int64_t L, int64_t C, int64_t Q, int64_t width, in
     lines->push_back({"selection", shape, bytes, 2 * pairs * static_cast<double>(width), work, plain ? 1 : repeats, 0, plain,
                       Shape{B * L, C, Q, 0, width, n}});
   }
+
+  if (from_start) return;
+  const Int8Rows rows = quantize_rows(landmarks);
+  const Int8Landmarks int8{{rows.numbers}, {rows.scale}};
+  const double int8_bytes = bytes - landmark_bytes / 2 + 2.0 * static_cast<double>(B * C * Q);
+  lines->push_back({"selection, 8-bit landmarks", shape, int8_bytes, 2 * pairs * static_cast<double>(width),
+                    [=] { select_chunks(rq, int8, n, v); }, repeats, 0, false, Shape{B * L, C, Q, 0, width, n}});
 }
 
 using Results = std::function<std::vector<at::Tensor>()>;

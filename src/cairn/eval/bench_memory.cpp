@@ -25,6 +25,7 @@
 #include "cairn/core/random.h"
 #include "cairn/dist/world.h"
 #include "cairn/eval/bench_read.h"
+#include "cairn/eval/open_model.h"
 #include "cairn/eval/resources.h"
 #include "cairn/infer/edit.h"
 #include "cairn/infer/graph_decoder.h"
@@ -119,7 +120,10 @@ void require_host_memory(const ChunkMemory& memory) {
 int compare_with_one(const BenchMemoryOptions& o, const std::shared_ptr<const Model>& model, const Reader& reader, const TextMemory& text,
                      const std::function<void()>& say_head) {
   World& world = *reader.world();
-  const Reader alone(model, ReaderOptions{reader.options().compute, 0, 0});
+  ReaderOptions all;
+  all.compute = reader.options().compute;
+  all.eight_bit = reader.options().eight_bit;
+  const Reader alone(model, all);
   const at::TensorOptions longs = at::TensorOptions(at::kLong).device(reader.device());
   at::Tensor questions = at::randint(1, reader.vocab(), {1, 40}, longs);
   world.broadcast(questions, 0);
@@ -136,9 +140,9 @@ int compare_with_one(const BenchMemoryOptions& o, const std::shared_ptr<const Mo
   std::string verdict = "not compared: one process has no room for all of it";
   bool equal = true;
   // One process after the other might share a GPU with others' work, so all of them read the whole text, if all can.
-  at::Tensor fits =
-      at::full({1}, Reader::state_bytes(model->config(), 1, o.tokens, reader.options().compute) < free_memory(reader.device()) / 2 ? 1 : 0,
-               at::kLong);
+  at::Tensor fits = at::full(
+      {1}, Reader::state_bytes(model->config(), 1, o.tokens, all.compute, all.eight_bit) < free_memory(reader.device()) / 2 ? 1 : 0,
+      at::kLong);
   if (world.all_gather(fits).min().item<int64_t>() == 1) {
     TextMemory whole;
     whole.state = alone.new_reader_state(1);
@@ -181,7 +185,8 @@ int bench_memory(const BenchMemoryOptions& o) {
   auto parameters = std::make_shared<Parameters>(config, device);
   parameters->initialize(1);
   const auto model = std::make_shared<Model>(config, parameters);
-  const Reader reader(model, ReaderOptions{compute, 0, 0, KeysOn::kDevice, world});
+  const EightBit eight_bit = parse_eight_bit(o.landmark_dtype, o.kv_dtype);
+  const Reader reader(model, ReaderOptions{compute, 0, 0, KeysOn::kDevice, world, eight_bit});
   require_memory(reader, 2, o.tokens);
 
   const fs::path folder = o.folder.empty() ? fs::temp_directory_path() : fs::path(o.folder);
@@ -203,6 +208,9 @@ int bench_memory(const BenchMemoryOptions& o) {
         fmt::format("{} ({:.2f}M parameters)", o.model.empty() ? "7m" : o.model, static_cast<double>(config.parameter_count()) / 1e6));
     row("machine",
         fmt::format("{}, {} threads, {}, CPU capability {}", device.str(), at::get_num_threads(), o.precision, at::get_cpu_capability()));
+    const auto kept = [&](bool as_int8) { return as_int8 ? std::string("int8") : o.precision; };
+    row("memory", fmt::format("{}: landmarks {}, keys and values {}", format_bytes(static_cast<double>(text.state->memory.bytes())),
+                              kept(eight_bit.landmarks), kept(eight_bit.kv)));
     row("reading", fmt::format("{} tokens in {:.2f} s", o.tokens, read_seconds));
     row("edit of 30 tokens", edits.text() + (bit_exact ? "; restored bit by bit" : "; RESTORED WRONG"));
     row("sample: edit, 64 tokens, restore", samples.text());
@@ -224,40 +232,56 @@ int bench_memory(const BenchMemoryOptions& o) {
     from_host = decode(reader, hosted, 10 * o.turns, device);
   }
 
-  watch.lap();
-  save_memory(path, maker, text);
-  const double save_seconds = watch.lap();
-  struct Removed {
-    fs::path path;
-    ~Removed() {
-      std::error_code ignored;
-      fs::remove(path, ignored);
-    }
-  } removed{path};
-  const int64_t bytes = static_cast<int64_t>(fs::file_size(path));
-  watch.lap();
-  const MemoryFile file = MemoryFile::open(path, false);
-  const TextMemory mapped = file.load(*file.root().memory, true, device);
-  const double load_seconds = watch.lap();
-  const bool equal = at::equal(reader.advance(*mapped.state->fork(), question), want);
-  const Times from_file = decode(reader, mapped, 10 * o.turns, device);
+  // Memory files hold the numbers of --precision: with 8-bit rows there is nothing to compare.
+  const bool files = !eight_bit.any();
+  double save_seconds = 0, load_seconds = 0;
+  int64_t bytes = 0;
+  bool equal = true;
+  Times from_file;
+  if (files) {
+    watch.lap();
+    save_memory(path, maker, text);
+    save_seconds = watch.lap();
+    struct Removed {
+      fs::path path;
+      ~Removed() {
+        std::error_code ignored;
+        fs::remove(path, ignored);
+      }
+    } removed{path};
+    bytes = static_cast<int64_t>(fs::file_size(path));
+    watch.lap();
+    const MemoryFile file = MemoryFile::open(path, false);
+    const TextMemory mapped = file.load(*file.root().memory, true, device);
+    load_seconds = watch.lap();
+    equal = at::equal(reader.advance(*mapped.state->fork(), question), want);
+    from_file = decode(reader, mapped, 10 * o.turns, device);
+  }
 
   say_head();
   if (device.is_cuda()) {
     row("the same, K/V in host memory",
         fmt::format("{}; {:.2f} x; logits {}", from_host.text(), from_host.at(.5) / near.at(.5), host_equal ? "bit-equal" : "DIFFER"));
   }
-  row(device.is_cuda() ? "the same, loaded from the file" : "the same, keys and values mapped",
-      fmt::format("{}; {:.2f} x", from_file.text(), from_file.at(.5) / near.at(.5)));
-  row("save", fmt::format("{} in {:.2f} s, {:.0f} MB/s", format_bytes(static_cast<double>(bytes)), save_seconds,
-                          static_cast<double>(bytes) / save_seconds / 1e6));
-  row("load, mapped", fmt::format("{:.3f} s; logits {}", load_seconds, equal ? "bit-equal" : "DIFFER"));
+  if (files) {
+    row(device.is_cuda() ? "the same, loaded from the file" : "the same, keys and values mapped",
+        fmt::format("{}; {:.2f} x", from_file.text(), from_file.at(.5) / near.at(.5)));
+    row("save", fmt::format("{} in {:.2f} s, {:.0f} MB/s", format_bytes(static_cast<double>(bytes)), save_seconds,
+                            static_cast<double>(bytes) / save_seconds / 1e6));
+    row("load, mapped", fmt::format("{:.3f} s; logits {}", load_seconds, equal ? "bit-equal" : "DIFFER"));
+  } else {
+    row("save, load", fmt::format("left out: memory files hold {}", o.precision));
+  }
   if (!o.json.empty()) {
+    const auto of_file = [&](auto value) { return files ? nlohmann::ordered_json(value) : nlohmann::ordered_json(nullptr); };
     const nlohmann::ordered_json json = {
         {"cairn", CAIRN_VERSION},
         {"kind", "bench_memory"},
         {"tokens", o.tokens},
         {"precision", o.precision},
+        {"landmark_dtype", o.landmark_dtype},
+        {"kv_dtype", o.kv_dtype},
+        {"memory_bytes", text.state->memory.bytes()},
         {"device", device.str()},
         {"threads", at::get_num_threads()},
         {"turns", o.turns},
@@ -266,11 +290,11 @@ int bench_memory(const BenchMemoryOptions& o) {
         {"sample_seconds", samples.at(.5)},
         {"decode_short_seconds", near.at(.5)},
         {"decode_seconds", far.at(.5)},
-        {"decode_mapped_seconds", from_file.at(.5)},
+        {"decode_mapped_seconds", files ? nlohmann::ordered_json(from_file.at(.5)) : nlohmann::ordered_json(nullptr)},
         {"decode_host_seconds", device.is_cuda() ? nlohmann::ordered_json(from_host.at(.5)) : nlohmann::ordered_json(nullptr)},
-        {"file_bytes", bytes},
-        {"save_seconds", save_seconds},
-        {"load_seconds", load_seconds},
+        {"file_bytes", of_file(bytes)},
+        {"save_seconds", of_file(save_seconds)},
+        {"load_seconds", of_file(load_seconds)},
         {"bit_equal", equal && bit_exact && host_equal}};
     write_file(o.json, json.dump(1) + "\n");
   }

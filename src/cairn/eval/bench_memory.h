@@ -11,6 +11,7 @@ struct BenchMemoryOptions {
   int64_t tokens = int64_t{1} << 20, short_tokens = 4096;
   std::string precision = "bf16";  // fp32 | bf16
   std::string device = "cpu";
+  std::string landmark_dtype = "auto", kv_dtype = "auto";  // as in OpenOptions
   int threads = 0;
   int64_t turns = 20;  // edits, decoded tokens times ten
   std::string folder;  // where the memory file is written and removed again; empty: the system's folder for temporary files

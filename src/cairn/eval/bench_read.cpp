@@ -26,6 +26,7 @@
 #include "cairn/core/progress.h"
 #include "cairn/core/random.h"
 #include "cairn/dist/world.h"
+#include "cairn/eval/open_model.h"
 #include "cairn/infer/reader.h"
 
 namespace cairn {
@@ -189,8 +190,9 @@ int bench_read(const BenchReadOptions& o) {
   const ModelConfig config = bench_model(o.model);
   config.validate();
   const int64_t element = compute == at::kBFloat16 ? 2 : 4;
-  const int64_t memory = ChunkMemory::bytes_for(config, 1, o.tokens / config.chunk, element),
-                need = Reader::state_bytes(config, 1, o.tokens / world->size(), compute);
+  const EightBit eight_bit = parse_eight_bit(o.landmark_dtype, o.kv_dtype);
+  const int64_t memory = ChunkMemory::bytes_for(config, 1, o.tokens / config.chunk, element, eight_bit),
+                need = Reader::state_bytes(config, 1, o.tokens / world->size(), compute, eight_bit);
   if (device.is_cpu() && need + (int64_t{600} << 20) > available_memory()) {
     throw ResourceError("reading {} tokens needs {}, but only {} are available", o.tokens, format_bytes(static_cast<double>(need)),
                         format_bytes(static_cast<double>(available_memory())));
@@ -202,6 +204,7 @@ int bench_read(const BenchReadOptions& o) {
   reading.segment = o.segment;
   reading.keys = o.memory_on == "host" ? KeysOn::kHost : KeysOn::kDevice;
   reading.world = world;
+  reading.eight_bit = eight_bit;
   const Reader reader(std::make_shared<Model>(config, parameters), reading);
 
   if (world->size() == 1) install_stop_handler();
@@ -237,6 +240,8 @@ int bench_read(const BenchReadOptions& o) {
                                          {"kind", "bench_read"},
                                          {"tokens", o.tokens},
                                          {"precision", o.precision},
+                                         {"landmark_dtype", o.landmark_dtype},
+                                         {"kv_dtype", o.kv_dtype},
                                          {"device", device.str()},
                                          {"processes", world->size()},
                                          {"memory_on", o.memory_on},

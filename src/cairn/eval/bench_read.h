@@ -13,10 +13,11 @@ struct BenchReadOptions {
   int64_t tokens = int64_t{1} << 20;
   std::string precision = "bf16";  // fp32 | bf16
   std::string device = "cpu";
-  int threads = 0;                   // 0: as they are
-  int64_t segment = 0;               // 0: the reader's own
-  std::string memory_on = "device";  // device | host (pinned; on a GPU only): where keys and values come to lie
-  std::string json;                  // file for the result; empty: none
+  std::string landmark_dtype = "auto", kv_dtype = "auto";  // as in OpenOptions
+  int threads = 0;                                         // 0: as they are
+  int64_t segment = 0;                                     // 0: the reader's own
+  std::string memory_on = "device";                        // device | host (pinned; on a GPU only): where keys and values come to lie
+  std::string json;                                        // file for the result; empty: none
 };
 
 // "" or "7m": the preset whose reading speed is a figure of the project; else the configuration of a model folder.

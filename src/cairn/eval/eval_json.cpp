@@ -161,7 +161,9 @@ nlohmann::ordered_json header_json(const EvalHeader& header, const ModelConfig& 
             {"torch", TORCH_VERSION},
             {"capability", at::get_cpu_capability()},
             {"device", header.device.str()},
-            {"precision", header.compute == at::kFloat ? "fp32" : "bf16"}}},
+            {"precision", header.compute == at::kFloat ? "fp32" : "bf16"},
+            {"landmark_dtype", header.eight_bit.landmarks ? "int8" : "auto"},
+            {"kv_dtype", header.eight_bit.kv ? "int8" : "auto"}}},
           {"config", Json::parse(config.to_json())},
           {"training_length", header.training_length ? Json(*header.training_length) : Json(nullptr)},
           {"command", header.command}};

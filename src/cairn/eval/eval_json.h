@@ -18,6 +18,7 @@ struct EvalHeader {
   std::optional<int64_t> training_length;
   at::Device device = at::kCPU;
   at::ScalarType compute = at::kFloat;
+  EightBit eight_bit;
 };
 
 std::string utc_now();       // "2026-11-21T22:30:00Z"

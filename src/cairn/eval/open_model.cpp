@@ -45,6 +45,13 @@ at::Device parse_device(const std::string& name) {
   return local_gpu();
 }
 
+EightBit parse_eight_bit(const std::string& landmark_dtype, const std::string& kv_dtype) {
+  for (const auto& [option, name] : {std::pair("--landmark-dtype", landmark_dtype), std::pair("--kv-dtype", kv_dtype)}) {
+    if (name != "auto" && name != "int8") throw UserError("{}: '{}' is not one of auto, int8", option, name);
+  }
+  return {landmark_dtype == "int8", kv_dtype == "int8"};
+}
+
 OpenedModel open_model(const OpenOptions& options) {
   const at::Device device = parse_device(options.device);
   ReaderOptions reading;
@@ -52,6 +59,12 @@ OpenedModel open_model(const OpenOptions& options) {
   reading.segment = options.segment;
   reading.top_k = options.top_k;
   reading.keys = parse_keys(options.memory_on, device);
+  reading.eight_bit = parse_eight_bit(options.landmark_dtype, options.kv_dtype);
+  if (reading.eight_bit.kv && reading.keys == KeysOn::kMapped) {
+    throw UserError(
+        "--memory-on mapped: memory files hold no 8-bit keys and values, they are rounded when the memory is opened; use --memory-on host, "
+        "or leave --kv-dtype int8 out");
+  }
   reading.world = options.several ? World::from_environment(device) : options.world;
   const LoadedModel loaded = load_model(options.folder, device);
   const std::shared_ptr<const Tokenizer> tokenizer = load_tokenizer(loaded.tokenizer_file);
@@ -66,6 +79,7 @@ OpenedModel open_model(const OpenOptions& options) {
   header.training_length = options.training_length ? options.training_length : stored_training_length(options.folder);
   header.device = device;
   header.compute = reading.compute;
+  header.eight_bit = reading.eight_bit;
   const bool own_words = tokenizer->fingerprint() == make_word_pairs_tokenizer()->fingerprint();
   return {loaded.config, tokenizer, Reader(std::make_shared<Model>(loaded.config, loaded.parameters), reading), std::move(header),
           own_words};

@@ -30,12 +30,14 @@ int64_t shared_length(const Reader& reader, int64_t length) {
 // Keys and values in host memory beside a GPU.
 int64_t host_bytes(const Reader& reader, int64_t rows, int64_t length) {
   if (!reader.device().is_cuda() || reader.options().keys == KeysOn::kDevice) return 0;
-  return Reader::key_bytes(reader.model().config(), rows, shared_length(reader, length), reader.options().compute);
+  return Reader::key_bytes(reader.model().config(), rows, shared_length(reader, length), reader.options().compute,
+                           reader.options().eight_bit);
 }
 
 // On the reader's device.
 int64_t state_bytes(const Reader& reader, int64_t rows, int64_t length) {
-  return Reader::state_bytes(reader.model().config(), rows, shared_length(reader, length), reader.options().compute) -
+  return Reader::state_bytes(reader.model().config(), rows, shared_length(reader, length), reader.options().compute,
+                             reader.options().eight_bit) -
          host_bytes(reader, rows, length);
 }
 
@@ -68,19 +70,21 @@ void require_memory(const Reader& reader, int64_t rows, int64_t length) {
   const int64_t host = host_bytes(reader, rows, length), host_have = host > 0 ? available_memory() : 0;
   if (memory + work <= have && host <= host_have) return;
   const auto bytes = [](int64_t n) { return format_bytes(static_cast<double>(n)); };
+  const EightBit& kept = reader.options().eight_bit;
+  const char* const less = kept.landmarks && kept.kv ? "" : kept.kv ? ", --landmark-dtype int8" : ", --kv-dtype int8";
   if (host > 0) {
     throw ResourceError(
         "{} x {} tokens need {} of GPU memory for landmarks and {} to work, of which {} are free, and {} of pinned host memory for keys "
         "and "
-        "values, of which {} are free; use shorter lengths, a smaller --batch or --precision bf16",
-        rows, length, bytes(memory), bytes(work), bytes(have), bytes(host), bytes(host_have));
+        "values, of which {} are free; use shorter lengths, a smaller --batch{} or --precision bf16",
+        rows, length, bytes(memory), bytes(work), bytes(have), bytes(host), bytes(host_have), less);
   }
   throw ResourceError(
-      "{} x {} tokens need {} for the memory and {} to work, but only {} of {} memory are free; use shorter lengths, a smaller --batch{} "
+      "{} x {} tokens need {} for the memory and {} to work, but only {} of {} memory are free; use shorter lengths, a smaller --batch{}{} "
       "or "
       "--precision bf16",
       rows, length, bytes(memory), bytes(work), bytes(have), reader.device().is_cuda() ? "GPU" : "main",
-      reader.device().is_cuda() ? ", --memory-on host" : "");
+      reader.device().is_cuda() ? ", --memory-on host" : "", less);
 }
 
 std::optional<DeviceMemory> device_memory(at::Device device) {

@@ -34,11 +34,11 @@ ChunkChange splice(const Reader& reader, TextMemory& text, int64_t begin, int64_
   const ChunkMemory& old = state.memory;
   const int64_t behind = old.end_chunk() - at - out, felt = std::min(reader.felt_chunks(), behind);
   ChunkMemory memory(config, 1);
+  memory.keep_as(old.eight_bit());
   memory.adopt(old, 0, at);
   // New chunks and those that feel the change get storage of their own: the old ones may belong to others too.
   if (in + felt > 0) {
-    const ChunkEncoding like = old.chunks() > 0 ? old.copy(0, 1) : ChunkEncoding{};
-    const auto options = like.k.defined() ? like.k.options() : at::TensorOptions(reader.options().compute).device(reader.device());
+    const auto options = at::TensorOptions(reader.options().compute).device(reader.device());
     memory.append({at::zeros({1, in + felt, config.retrieval_heads, config.retrieval_dim / config.retrieval_heads}, options),
                    at::zeros({1, (in + felt) * chunk, config.memory_kv_heads, config.head_dim}, options),
                    at::zeros({1, (in + felt) * chunk, config.memory_kv_heads, config.head_dim}, options)});

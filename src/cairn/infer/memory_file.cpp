@@ -130,7 +130,8 @@ TextMemory MemoryFile::load_end(const MemoryIndex& index, at::Device device) con
   return text;
 }
 
-TextMemory MemoryFile::load(const MemoryIndex& index, bool mapped, at::Device device, KeysOn keys, ChunkRange share) const {
+TextMemory MemoryFile::load(const MemoryIndex& index, bool mapped, at::Device device, KeysOn keys, EightBit eight_bit, ChunkRange share) const {
+  CAIRN_CHECK(!eight_bit.kv || keys != KeysOn::kMapped, "8-bit keys and values are not what the file holds");
   TextMemory text = load_end(index, device);
   const ModelConfig& m = root_.model;
   const int64_t element = root_.element(), chunk = m.chunk, dr = m.retrieval_dim / m.retrieval_heads;
@@ -138,6 +139,8 @@ TextMemory MemoryFile::load(const MemoryIndex& index, bool mapped, at::Device de
   CAIRN_CHECK(share.begin >= 0 && share.begin <= share.end, "chunks {} .. {} of {}", share.begin, share.end, index.chunks());
   ChunkMemory memory(m, 1, share.begin);
   memory.place_keys(keys);
+  memory.keep_as(eight_bit);
+  const KeysOn first = eight_bit.kv ? KeysOn::kDevice : keys;  // rounded there, then placed
   TokenPages tokens(root_.token_bytes);
   std::set<int64_t> verified;
   std::map<int64_t, std::shared_ptr<uint8_t>> registered;  // extents that several pages share are registered once
@@ -168,8 +171,8 @@ TextMemory MemoryFile::load(const MemoryIndex& index, bool mapped, at::Device de
       PageIndex part = page;
       part.first += from - begin;
       part.chunks = to - from;
-      memory.adopt(place(page.landmarks, part, {m.retrieval_heads, dr}, KeysOn::kDevice), place(page.k, part, row, keys),
-                   place(page.v, part, row, keys));
+      memory.adopt(place(page.landmarks, part, {m.retrieval_heads, dr}, KeysOn::kDevice), place(page.k, part, row, first),
+                   place(page.v, part, row, first));
     }
     tokens.adopt(file_->map(page.tokens), page.first * chunk, page.chunks * chunk);
     begin += page.chunks;
@@ -193,7 +196,9 @@ std::vector<PageIndex> MemoryFile::add_chunks(const ChunkMemory& memory, int64_t
     const int64_t n = std::min({count - done, ChunkMemory::kLargestPage, as_cut ? memory.page_rest(first + done) : count});
     const ChunkEncoding chunks = memory.copy(first + done, n);
     const int64_t chunk = root_.model.chunk;
-    pages.push_back(add_page({chunks.landmarks.to(at::kCPU), chunks.k.to(at::kCPU), chunks.v.to(at::kCPU)},
+    // What was 8-bit is written in the file's numbers.
+    const auto number = [&](const at::Tensor& x) { return x.to(at::kCPU, dtype_of(root_)); };
+    pages.push_back(add_page({number(chunks.landmarks), number(chunks.k), number(chunks.v)},
                              tokens.bytes(first_token + done * chunk, n * chunk)));
     done += n;
   }

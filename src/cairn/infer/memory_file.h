@@ -62,9 +62,11 @@ class MemoryFile {
   void verify() const;  // every checksum; UserError
 
   // The memory as it is in the file. mapped false: in main memory, checksums compared. A device that is no CPU gets copies, of keys and
-  // values only if `keys` says so. ResourceError: keys and values in the mapping cannot be registered with the GPU.
+  // values only if `keys` says so. What is to be kept as 8-bit rows is rounded now and copied; keys and values then cannot stay in the
+  // mapping (kMapped). ResourceError: keys and values in the mapping cannot be registered with the GPU.
   // share: only those chunks are in the state's memory (a process's part of a shared one); token ids are always those of the whole text.
-  TextMemory load(const MemoryIndex& index, bool mapped, at::Device device, KeysOn keys = KeysOn::kDevice, ChunkRange share = {}) const;
+  TextMemory load(const MemoryIndex& index, bool mapped, at::Device device, KeysOn keys = KeysOn::kDevice, EightBit eight_bit = {},
+                  ChunkRange share = {}) const;
   // The same without chunks and token ids: enough to read on. state->memory is empty and begins behind the last complete chunk.
   TextMemory load_end(const MemoryIndex& index, at::Device device) const;
 

@@ -139,15 +139,15 @@ int64_t page_slots(const ModelConfig& config, int64_t tokens) {
 
 }  // namespace
 
-int64_t Reader::key_bytes(const ModelConfig& config, int64_t batch, int64_t tokens, at::ScalarType compute) {
-  return ChunkMemory::key_bytes_for(config, batch, page_slots(config, tokens), compute == at::kFloat ? 4 : 2);
+int64_t Reader::key_bytes(const ModelConfig& config, int64_t batch, int64_t tokens, at::ScalarType compute, EightBit eight_bit) {
+  return ChunkMemory::key_bytes_for(config, batch, page_slots(config, tokens), compute == at::kFloat ? 4 : 2, eight_bit);
 }
 
-int64_t Reader::state_bytes(const ModelConfig& config, int64_t batch, int64_t tokens, at::ScalarType compute) {
+int64_t Reader::state_bytes(const ModelConfig& config, int64_t batch, int64_t tokens, at::ScalarType compute, EightBit eight_bit) {
   const int64_t element = compute == at::kFloat ? 4 : 2, slots = page_slots(config, tokens);
   const int64_t caches =
       (config.lower_layers + config.upper_windows()) * 2 * (config.window - 1) * config.kv_heads * config.head_dim * element;
-  return ChunkMemory::bytes_for(config, batch, slots, element) +
+  return ChunkMemory::bytes_for(config, batch, slots, element, eight_bit) +
          batch * (caches + (config.upper_reach() + config.chunk) * config.d_model * 4);
 }
 
@@ -173,6 +173,7 @@ std::unique_ptr<State> Reader::new_state(int64_t batch) const { return new_reade
 std::unique_ptr<ReaderState> Reader::new_reader_state(int64_t batch, int64_t first_position) const {
   auto state = std::make_unique<ReaderState>(model_->config(), batch, first_position);
   state->memory.place_keys(options_.keys);
+  state->memory.keep_as(options_.eight_bit);
   state->holds_end = world() == nullptr || world()->rank() + 1 == world()->size();
   return state;
 }
@@ -213,6 +214,7 @@ void Reader::read_share(ReaderState& state, int64_t count, int64_t block, const 
   const int64_t blocks = (count + block - 1) / block, each = (blocks + all.size() - 1) / all.size(), last = (blocks - 1) / each;
   const int64_t begin = std::min(all.rank() * each * block, count), stop = std::min(begin + each * block, count);
   state.memory = ChunkMemory(config, state.batch(), (state.first + begin) / config.chunk);
+  state.memory.keep_as(options_.eight_bit);
 
   // Blocks are cut as one process would cut them. Those in front of the share only run up: far enough that what they hand on is, bit for
   // bit, what a reading from the start would have handed on.

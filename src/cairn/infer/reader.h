@@ -63,6 +63,7 @@ struct ReaderOptions {
   // Several processes that share the memory of every text: each reads and holds a part of the chunks. All of them make the same calls with
   // the same texts, and get the same logits. Null or a world of one: all chunks are here. See docs/several-gpus.md.
   std::shared_ptr<World> world = nullptr;
+  EightBit eight_bit = {};  // what the memories of new states keep as 8-bit rows
 };
 
 // How a question is asked, for diagnostics. Both hold for every row that the call runs through the upper half, so they are for states that
@@ -134,8 +135,8 @@ class Reader final : public LanguageModel {
   // Tokens before a token that its logits depend on when the memory is off.
   static int64_t floor_reach(const ModelConfig& config) { return config.lower_reach() + config.upper_windows() * (config.window - 1); }
   // Bytes of a state that has read `tokens` tokens a row, page slack included; and what of it are keys and values of the memory.
-  static int64_t state_bytes(const ModelConfig& config, int64_t batch, int64_t tokens, at::ScalarType compute);
-  static int64_t key_bytes(const ModelConfig& config, int64_t batch, int64_t tokens, at::ScalarType compute);
+  static int64_t state_bytes(const ModelConfig& config, int64_t batch, int64_t tokens, at::ScalarType compute, EightBit eight_bit = {});
+  static int64_t key_bytes(const ModelConfig& config, int64_t batch, int64_t tokens, at::ScalarType compute, EightBit eight_bit = {});
   // Tokens of a segment, all rows together.
   int64_t segment_tokens() const;
   // What every forward pass of this reader is made with.

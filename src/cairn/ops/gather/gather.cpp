@@ -7,26 +7,48 @@
 
 #include "cairn/core/error.h"
 #include "cairn/ops/cuda/kernels.h"
+#include "cairn/ops/quantize/rows.h"
 
 namespace cairn {
 namespace {
 
 constexpr int64_t kMostSlots = 4096;  // beyond, chunks that several rows chose should be copied once
 
+// 8-bit pages are gathered as two sets of pages: the numbers, and the scales as rows of one number.
+ChunkPages numbers_of(const ChunkPages& pages) { return {pages.k, pages.v, pages.first_chunk}; }
+ChunkPages scales_of(const ChunkPages& pages) {
+  ChunkPages scales{{}, {}, pages.first_chunk};
+  for (const at::Tensor& x : pages.k_scale) scales.k.push_back(x.unsqueeze(-1));
+  for (const at::Tensor& x : pages.v_scale) scales.v.push_back(x.unsqueeze(-1));
+  return scales;
+}
+GatheredChunks joined(const GatheredChunks& numbers, const GatheredChunks& scales, at::ScalarType type) {
+  return {dequantize_rows(numbers.k, scales.k.squeeze(-1), type), dequantize_rows(numbers.v, scales.v.squeeze(-1), type), numbers.index};
+}
+
 }  // namespace
 
 bool gather_chunks_supports(const ChunkPages& pages, const at::Tensor& index) {
   const CudaKernels* own = index.is_cuda() ? cuda_kernels() : nullptr;
-  return own != nullptr && own->gather_supports != nullptr && index.numel() <= kMostSlots && own->gather_supports(pages, index);
+  if (own == nullptr || own->gather_supports == nullptr || index.numel() > kMostSlots) return false;
+  return own->gather_supports(pages.k_scale.empty() ? pages : numbers_of(pages), index);
 }
 
 GatheredChunks gather_chunks(const ChunkPages& pages, const at::Tensor& index) {
   CAIRN_CHECK(pages.k.size() == pages.v.size() && !pages.k.empty() && index.dim() == 4 && index.size(0) == pages.k[0].size(0),
               "{} and {} pages, index of {} rows", pages.k.size(), pages.v.size(), index.size(0));
-  return gather_chunks_supports(pages, index) ? cuda_kernels()->gather_chunks(pages, index) : gather_chunks_reference(pages, index);
+  if (!gather_chunks_supports(pages, index)) return gather_chunks_reference(pages, index);
+  const CudaKernels& own = *cuda_kernels();
+  if (pages.k_scale.empty()) return own.gather_chunks(pages, index);
+  const ChunkPages scales = scales_of(pages);  // of short chunks they are less than the kernel's 16 bytes
+  return joined(own.gather_chunks(numbers_of(pages), index),
+                own.gather_supports(scales, index) ? own.gather_chunks(scales, index) : gather_chunks_reference(scales, index), pages.type);
 }
 
 GatheredChunks gather_chunks_reference(const ChunkPages& pages, const at::Tensor& index) {
+  if (!pages.k_scale.empty()) {
+    return joined(gather_chunks_reference(numbers_of(pages), index), gather_chunks_reference(scales_of(pages), index), pages.type);
+  }
   const at::Tensor& like = pages.k[0];
   const int64_t B = index.size(0), slots = index.numel() / std::max<int64_t>(B, 1), S = like.size(2), G = like.size(3), D = like.size(4);
   const at::Tensor chunk = index.reshape({B, slots}) - pages.first_chunk, row = at::arange(B, index.options()).unsqueeze(1);

@@ -4,6 +4,9 @@
 // Shapes: pages k, v [B,c_j,S,G,D] each, in order, same strides in both (batch stride 0: one memory for all rows); index int64 [B,L,Gi,N],
 // absolute chunk numbers, -1 unused; first_chunk: absolute number of the first page's first chunk.
 // Result: k, v [B, L Gi N S, G, D] (unused places 0), index [B,L,Gi,N] renumbered into them (-1 stays -1).
+//
+// Pages may hold 8-bit rows (ops/quantize/rows.h): k, v int8 with scales bf16 [B,c_j,S,G]. What is gathered of them is dequantised, in
+// `type`.
 #pragma once
 
 #include <ATen/core/Tensor.h>
@@ -16,6 +19,8 @@ namespace cairn {
 struct ChunkPages {
   std::vector<at::Tensor> k, v;
   int64_t first_chunk = 0;
+  std::vector<at::Tensor> k_scale = {}, v_scale = {};  // of int8 pages, one each; else empty
+  at::ScalarType type = at::kFloat;
 };
 struct GatheredChunks {
   at::Tensor k, v, index;

@@ -69,6 +69,29 @@ bool supports(const at::Tensor& rq, const std::vector<at::Tensor>& pages, int64_
   return choose(rq, pages, n) != Way::kNone;
 }
 
+// 8-bit landmarks: few rows of bf16, pages contiguous inside a row.
+bool supports_int8(const at::Tensor& rq, const Int8Landmarks& landmarks, int64_t n) {
+  if (!runs_kernels(rq) || rq.scalar_type() != at::kBFloat16 || landmarks.numbers.empty() || n < 1 || n > select_cuda::kMostChosen)
+    return false;
+  const int64_t B = rq.size(0), L = rq.size(1), Q = rq.size(2), width = rq.size(3);
+  if (width < 1 || width > select_cuda::kMostWidth || width % kAlignment != 0) return false;
+  for (size_t i = 0; i < landmarks.numbers.size(); ++i) {
+    const at::Tensor &page = landmarks.numbers[i], &scale = landmarks.scale[i];
+    if (page.scalar_type() != at::kChar || scale.scalar_type() != at::kBFloat16 || page.device() != rq.device() ||
+        scale.device() != rq.device())
+      return false;
+    if (scale.sizes() != page.sizes().slice(0, 3)) return false;
+    if (page.numel() == 0) continue;
+    if (!is_aligned(page) || page.stride(3) != 1 || (Q > 1 && (page.stride(2) != width || scale.stride(2) != 1)) ||
+        (page.size(1) > 1 && (page.stride(1) != Q * width || scale.stride(1) != Q)) || (B > 1 && scale.stride(0) * width != page.stride(0)))
+      return false;
+  }
+  if (static_cast<int64_t>(landmarks.numbers.size()) > select_cuda::kMostParts) return false;
+  const bool shared = one_memory(rq, landmarks.numbers);
+  const int64_t rows = shared ? B * L : L, groups = shared ? Q : B * Q;
+  return rows >= 1 && rows <= kMostPasses * kFewRows && groups >= 1 && groups * kMostPasses <= kMostGroups;
+}
+
 bool by_tensor_cores(const Params& p) {
   return p.query_type == select_cuda::Type::kBFloat16 && p.landmark_type == select_cuda::Type::kBFloat16;
 }
@@ -77,25 +100,38 @@ bool by_tensor_cores(const Params& p) {
 struct Launch {
   Params p;
   std::unique_ptr<select_cuda::PageTable> table;
+  std::unique_ptr<select_cuda::Int8Table> int8;
 };
 
-// Cuts the pages into launches and ends them at `reach`, the chunks that the last row sees.
-std::vector<Launch> with_pages(const Params& shape, const std::vector<at::Tensor>& pages, int64_t reach, Way way) {
-  const bool long_tables = way == Way::kFew && by_tensor_cores(shape) && pages.size() > select_cuda::kMostPages;
-  const int most = long_tables ? select_cuda::kMostTablePages : select_cuda::kMostPages;
+// Cuts the pages into launches and ends them at `reach`, the chunks that the last row sees. scale: of 8-bit pages.
+std::vector<Launch> with_pages(const Params& shape, const std::vector<at::Tensor>& pages, const std::vector<at::Tensor>* scale,
+                               int64_t reach, Way way) {
+  const bool long_tables = way == Way::kFew && by_tensor_cores(shape) && pages.size() > select_cuda::kMostPages && scale == nullptr;
+  const int most = long_tables || scale != nullptr ? select_cuda::kMostTablePages : select_cuda::kMostPages;
   const int64_t tile = select_cuda::few_rows_tile(shape.query_type, shape.landmark_type, shape.width);
   std::vector<Launch> launches;
   int64_t begin = 0;
-  for (const at::Tensor& page : pages) {
+  for (size_t i = 0; i < pages.size(); ++i) {
+    const at::Tensor& page = pages[i];
     const int64_t count = std::min(page.size(1), reach - begin);
     if (count <= 0) continue;
     if (launches.empty() || launches.back().p.page_count == most) {
-      launches.push_back({shape, long_tables ? std::make_unique<select_cuda::PageTable>() : nullptr});
+      launches.push_back({shape, long_tables ? std::make_unique<select_cuda::PageTable>() : nullptr,
+                          scale != nullptr ? std::make_unique<select_cuda::Int8Table>() : nullptr});
       launches.back().p.begin = begin;
     }
     Params& p = launches.back().p;
-    select_cuda::Page* const table = long_tables ? launches.back().table->pages : p.pages;
-    table[p.page_count++] = {page.const_data_ptr(), begin, count, page.stride(0), page.stride(1), page.stride(2), p.tiles};
+    if (scale != nullptr) {
+      launches.back().int8->pages[p.page_count++] = {page.const_data_ptr<int8_t>(),
+                                                     static_cast<const uint16_t*>((*scale)[i].const_data_ptr()),
+                                                     begin,
+                                                     page.stride(0),
+                                                     static_cast<int32_t>(count),
+                                                     static_cast<int32_t>(p.tiles)};
+    } else {
+      select_cuda::Page* const table = long_tables ? launches.back().table->pages : p.pages;
+      table[p.page_count++] = {page.const_data_ptr(), begin, count, page.stride(0), page.stride(1), page.stride(2), p.tiles};
+    }
     p.tiles += (count + tile - 1) / tile;
     begin += count;
     p.end = begin;
@@ -106,9 +142,9 @@ std::vector<Launch> with_pages(const Params& shape, const std::vector<at::Tensor
   return launches;
 }
 
-Selection select(const at::Tensor& rq_in, const std::vector<at::Tensor>& pages, int64_t n, const Visibility& visibility) {
+Selection select_by(const at::Tensor& rq_in, const std::vector<at::Tensor>& pages, const std::vector<at::Tensor>* scale, int64_t n,
+                    const Visibility& visibility, Way way) {
   const c10::cuda::CUDAGuard guard(rq_in.device());
-  const Way way = choose(rq_in, pages, n);
   CAIRN_CHECK(way != Way::kNone, "no kernel for this selection");
   const at::Tensor rq = is_aligned(rq_in) ? rq_in : rq_in.contiguous();
   const int64_t B = rq.size(0), L = rq.size(1), Q = rq.size(2);
@@ -125,7 +161,7 @@ Selection select(const at::Tensor& rq_in, const std::vector<at::Tensor>& pages, 
   }
   shape.n = n;
   shape.scale = static_cast<float>(1 / std::sqrt(static_cast<double>(rq.size(3))));
-  shape.query_type = type_of(rq), shape.landmark_type = type_of(pages[0]);
+  shape.query_type = type_of(rq), shape.landmark_type = scale != nullptr ? select_cuda::Type::kBFloat16 : type_of(pages[0]);
   shape.shared = one_memory(rq, pages);
   const int64_t bound = std::max<int64_t>(shape.position + L - 1, 0) / shape.chunk - shape.first_chunk;
   // A step that is recorded will run at later positions: all pages belong to it, and the kernel asks the device where it is.
@@ -143,7 +179,7 @@ Selection select(const at::Tensor& rq_in, const std::vector<at::Tensor>& pages, 
   }
   out.index = at::empty({B, L, Q, n}, longs);
   out.score = at::empty({B, L, Q, n}, floats);
-  std::vector<Launch> launches = with_pages(shape, pages, reach, way);
+  std::vector<Launch> launches = with_pages(shape, pages, scale, reach, way);
 
   // How many lists each launch makes of a row: enough blocks to fill the device.
   const int64_t group_rows = shape.shared ? B * L : L, groups = shape.shared ? Q : B * Q, device_blocks = multiprocessors(rq);
@@ -174,7 +210,9 @@ Selection select(const at::Tensor& rq_in, const std::vector<at::Tensor>& pages, 
     p.partial = lists.defined() ? reinterpret_cast<uint64_t*>(lists.mutable_data_ptr<int64_t>()) : nullptr;
     p.index = out.index.mutable_data_ptr<int64_t>();
     p.score = out.score.mutable_data_ptr<float>();
-    if (way == Way::kFew && tensors) {
+    if (scale != nullptr) {
+      check_launch(launch_few_rows_int8(p, *launch.int8, position, ahead, current_stream()));
+    } else if (way == Way::kFew && tensors) {
       check_launch(launch_few_rows_tensor(p, launch.table.get(), position, ahead, current_stream()));
     } else {
       check_launch(way == Way::kFew ? launch_few_rows(p, current_stream()) : launch_many_rows(p, current_stream()));
@@ -184,6 +222,18 @@ Selection select(const at::Tensor& rq_in, const std::vector<at::Tensor>& pages, 
   return out;
 }
 
+Selection select(const at::Tensor& rq, const std::vector<at::Tensor>& pages, int64_t n, const Visibility& visibility) {
+  return select_by(rq, pages, nullptr, n, visibility, choose(rq, pages, n));
+}
+
+Selection select_int8(const at::Tensor& rq, const Int8Landmarks& landmarks, int64_t n, const Visibility& visibility) {
+  return select_by(rq, landmarks.numbers, &landmarks.scale, n, visibility, supports_int8(rq, landmarks, n) ? Way::kFew : Way::kNone);
+}
+
+const bool registered_int8 = register_step_kernels([](StepKernels* table) {
+  table->select_int8_supports = supports_int8;
+  table->select_int8 = select_int8;
+});
 const bool registered = register_cuda_kernels([](CudaKernels* table) {
   table->select_supports = supports;
   table->select_chunks = select;

@@ -9,6 +9,7 @@
 
 #include "cairn/ops/hsa/pages.h"
 #include "cairn/ops/rotary/rotary.h"
+#include "cairn/ops/select/int8.h"
 #include "cairn/ops/step/step.h"
 #include "cairn/ops/window/step.h"
 
@@ -30,6 +31,9 @@ struct StepKernels {
                              const at::Tensor& score) = nullptr;
   at::Tensor (*hsa_pages)(const at::Tensor& q, const at::Tensor& gain, const ChunkPages& pages, const at::Tensor& index,
                           const at::Tensor& score, const ChunkWeighting& weighting) = nullptr;
+  // Selection among 8-bit landmarks (ops/select/int8.h), 1 <= n <= their number.
+  bool (*select_int8_supports)(const at::Tensor& rq, const Int8Landmarks& landmarks, int64_t n) = nullptr;
+  Selection (*select_int8)(const at::Tensor& rq, const Int8Landmarks& landmarks, int64_t n, const Visibility& visibility) = nullptr;
   // The end of the step (ops/step/step.h), and angles of positions from `first` on (ops/rotary).
   bool (*end_step_supports)(const StepEnd& step) = nullptr;
   void (*end_step)(const StepEnd& step) = nullptr;

@@ -2,10 +2,12 @@
 // and values go from where they lie straight into the registers that the matrix instruction (mma.sync) reads: sums do not care in which
 // order their numbers come, so a lane's 16 bytes of a key serve as they are if queries are laid out alike, and the columns of the result
 // may stand in any order. The whole chunk is on its way at once, which is what counts where it comes from host memory. The blocks' shares
-// are summed through their shared memory, in the order of their ranks.
+// are summed through their shared memory, in the order of their ranks. 8-bit rows are made bf16 in registers: a key's scale is a factor of
+// its score, a value's scale one of its probability.
 #include <cooperative_groups.h>
 #include <cuda_bf16.h>
 
+#include "cairn/ops/cuda/bytes.cuh"
 #include "cairn/ops/cuda/dependent.cuh"
 #include "cairn/ops/cuda/vector.cuh"
 #include "cairn/ops/hsa/cuda/pages.h"
@@ -20,10 +22,9 @@ constexpr int kMostCluster = 8;
 [[maybe_unused]] constexpr unsigned kAll = 0xffffffffu;
 [[maybe_unused]] constexpr float kEps = 1e-6f, kLog2e = 1.44269504f;
 
-template <int D, int MOST>
+template <int D, typename Table>
 struct Shared {
-  const void *k[MOST], *v[MOST];
-  int64_t begin[MOST], batch_stride[MOST];
+  Table pages;
   float top[kWarps][kRows], sum[kWarps][kRows];
   float part[kWarps][kRows][D];
 };
@@ -93,13 +94,35 @@ class Weights {
   float score_[kEach], soft_[kEach], top_ = 0, sum_ = 1;
 };
 
-template <int D, int MOST>
-__device__ void attend(const PagesParams& p, const PageTable<MOST>& pages) {
+// Eight numbers of a row as they lie, and as bf16.
+template <bool BYTES>
+struct Eight {
+  using Stored = uint4;
+  static __device__ Stored none() { return make_uint4(0, 0, 0, 0); }
+  static __device__ uint4 numbers(const Stored& x) { return x; }
+};
+template <>
+struct Eight<true> {
+  using Stored = uint2;
+  static __device__ Stored none() { return make_uint2(0, 0); }
+  static __device__ uint4 numbers(const Stored& x) {
+    uint4 made;
+    cuda::widen_bytes(x.x, made.x, made.y);
+    cuda::widen_bytes(x.y, made.z, made.w);
+    return made;
+  }
+};
+
+template <int D, typename Table>
+__device__ void attend(const PagesParams& p, const Table& pages) {
+  using Row = Eight<Table::kBytes>;
+  using Stored = typename Row::Stored;
+  constexpr int64_t kSize = Table::kBytes ? 1 : 2;
   constexpr int kPieces = D / 32;       // 16-byte pieces of a key that a lane holds
   constexpr int kSets = (D + 63) / 64;  // columns are made 64 at a time
   constexpr int kColumns = D / 8;       // of a row, that a thread sums over warps and slots
   extern __shared__ __align__(16) unsigned char memory[];
-  auto& shared = *reinterpret_cast<Shared<D, MOST>*>(memory);
+  auto& shared = *reinterpret_cast<Shared<D, Table>*>(memory);
   namespace cg = cooperative_groups;
   const cg::cluster_group cluster = cg::this_cluster();
   const int thread = static_cast<int>(threadIdx.x), warp = thread / 32, lane = thread % 32, c = lane % 4, line = lane / 4;
@@ -110,8 +133,9 @@ __device__ void attend(const PagesParams& p, const PageTable<MOST>& pages) {
 
   cuda::let_next_start();
   for (int i = thread; i < p.page_count; i += kThreads) {
-    shared.k[i] = pages.k[i], shared.v[i] = pages.v[i];
-    shared.begin[i] = pages.begin[i], shared.batch_stride[i] = pages.batch_stride[i];
+    shared.pages.k[i] = pages.k[i], shared.pages.v[i] = pages.v[i];
+    shared.pages.begin[i] = pages.begin[i], shared.pages.batch_stride[i] = pages.batch_stride[i];
+    if constexpr (Table::kBytes) shared.pages.k_scale[i] = pages.k_scale[i], shared.pages.v_scale[i] = pages.v_scale[i];
   }
   float gain[kPieces][kEight];
 #pragma unroll
@@ -153,29 +177,38 @@ __device__ void attend(const PagesParams& p, const PageTable<MOST>& pages) {
     int page = 0;                                                // the last one that begins at or before the chunk
     for (int low = 1, high = p.page_count; low < high;) {
       const int middle = (low + high) / 2;
-      if (shared.begin[middle] <= chunk) {
+      if (shared.pages.begin[middle] <= chunk) {
         page = middle;
         low = middle + 1;
       } else {
         high = middle;
       }
     }
-    const int64_t at = b * shared.batch_stride[page] + (chunk - shared.begin[page]) * p.chunk_stride + g * D;
-    const auto* const keys = static_cast<const __nv_bfloat16*>(shared.k[page]) + at;
-    const auto* const values = static_cast<const __nv_bfloat16*>(shared.v[page]) + at;
+    const int64_t at = b * shared.pages.batch_stride[page] + (chunk - shared.pages.begin[page]) * p.chunk_stride + g * D;
+    const auto* const keys = static_cast<const unsigned char*>(shared.pages.k[page]) + at * kSize;
+    const auto* const values = static_cast<const unsigned char*>(shared.pages.v[page]) + at * kSize;
+    [[maybe_unused]] const auto scale_of = [&](const auto& scales, int key) {  // of key or value `key` of the chunk
+      if constexpr (Table::kBytes) {
+        return key < p.chunk ? __uint_as_float(static_cast<uint32_t>(scales[page][at / D + static_cast<int64_t>(key) * p.groups]) << 16)
+                             : 0.F;
+      } else {
+        return 1.F;
+      }
+    };
     const float weight = weights.of(slot, p.score[selection + slot]);
 
     float top[2] = {-INFINITY, -INFINITY}, sum[2] = {}, o[kSets][8][4] = {};
     for (int unit = warp; unit < units; unit += kWarps) {
       const int first = unit * kKeys;
-      uint4 k[2][kPieces], v[4][kSets];
+      Stored k[2][kPieces], v[4][kSets];
+      float k_scale[2][2], v_scale[2][2];  // of keys t * 8 + 2 * c + e
 #pragma unroll
       for (int t = 0; t < 2; ++t) {
         const int key = first + t * 8 + line;
 #pragma unroll
         for (int i = 0; i < kPieces; ++i) {
           k[t][i] =
-              key < p.chunk ? *reinterpret_cast<const uint4*>(keys + key * token_stride + i * 32 + c * kEight) : make_uint4(0, 0, 0, 0);
+              key < p.chunk ? *reinterpret_cast<const Stored*>(keys + (key * token_stride + i * 32 + c * kEight) * kSize) : Row::none();
         }
       }
 #pragma unroll
@@ -185,7 +218,19 @@ __device__ void attend(const PagesParams& p, const PageTable<MOST>& pages) {
         for (int s = 0; s < kSets; ++s) {
           const int column = s * 64 + line * kEight;
           v[j][s] =
-              key < p.chunk && column < D ? *reinterpret_cast<const uint4*>(values + key * token_stride + column) : make_uint4(0, 0, 0, 0);
+              key < p.chunk && column < D ? *reinterpret_cast<const Stored*>(values + (key * token_stride + column) * kSize) : Row::none();
+        }
+      }
+#pragma unroll
+      for (int t = 0; t < 2; ++t) {
+#pragma unroll
+        for (int e = 0; e < 2; ++e) {
+          const int key = first + t * 8 + 2 * c + e;
+          if constexpr (Table::kBytes) {
+            k_scale[t][e] = scale_of(shared.pages.k_scale, key), v_scale[t][e] = scale_of(shared.pages.v_scale, key);
+          } else {
+            k_scale[t][e] = v_scale[t][e] = 1;
+          }
         }
       }
       float s[2][4] = {};
@@ -193,8 +238,9 @@ __device__ void attend(const PagesParams& p, const PageTable<MOST>& pages) {
       for (int t = 0; t < 2; ++t) {
 #pragma unroll
         for (int i = 0; i < kPieces; ++i) {
-          multiply(s[t], q[0][i].x, q[1][i].x, q[0][i].y, q[1][i].y, k[t][i].x, k[t][i].y);
-          multiply(s[t], q[0][i].z, q[1][i].z, q[0][i].w, q[1][i].w, k[t][i].z, k[t][i].w);
+          const uint4 key = Row::numbers(k[t][i]);
+          multiply(s[t], q[0][i].x, q[1][i].x, q[0][i].y, q[1][i].y, key.x, key.y);
+          multiply(s[t], q[0][i].z, q[1][i].z, q[0][i].w, q[1][i].w, key.z, key.w);
         }
       }
       uint32_t a[4];
@@ -206,7 +252,7 @@ __device__ void attend(const PagesParams& p, const PageTable<MOST>& pages) {
 #pragma unroll
           for (int e = 0; e < 2; ++e) {
             float& x = s[t][2 * i + e];
-            x = first + t * 8 + 2 * c + e < p.chunk ? x * (p.scale * kLog2e) : -INFINITY;
+            x = first + t * 8 + 2 * c + e < p.chunk ? x * k_scale[t][e] * (p.scale * kLog2e) : -INFINITY;
             highest = fmaxf(highest, x);
           }
         }
@@ -224,17 +270,18 @@ __device__ void attend(const PagesParams& p, const PageTable<MOST>& pages) {
         for (int t = 0; t < 2; ++t) {
           const float x = exp2f(s[t][2 * i] - highest), y = exp2f(s[t][2 * i + 1] - highest);
           sum[i] += x + y;
-          a[2 * t + i] = pack(x, y);
+          a[2 * t + i] = pack(x * v_scale[t][0], y * v_scale[t][1]);
         }
       }
 #pragma unroll
       for (int x = 0; x < kSets; ++x) {
+        const uint4 value[4] = {Row::numbers(v[0][x]), Row::numbers(v[1][x]), Row::numbers(v[2][x]), Row::numbers(v[3][x])};
 #pragma unroll
         for (int j = 0; j < 8; ++j) {
           constexpr uint32_t kLow = 0x5410, kHigh = 0x7632;  // lower or upper halves of two words
           const uint32_t how = j % 2 == 0 ? kLow : kHigh;
-          multiply(o[x][j], a[0], a[1], a[2], a[3], __byte_perm(word_of(v[0][x], j / 2), word_of(v[1][x], j / 2), how),
-                   __byte_perm(word_of(v[2][x], j / 2), word_of(v[3][x], j / 2), how));
+          multiply(o[x][j], a[0], a[1], a[2], a[3], __byte_perm(word_of(value[0], j / 2), word_of(value[1], j / 2), how),
+                   __byte_perm(word_of(value[2], j / 2), word_of(value[3], j / 2), how));
         }
       }
     }
@@ -297,32 +344,31 @@ __device__ void attend(const PagesParams& p, const PageTable<MOST>& pages) {
 
 #endif
 
-template <int D, int MOST>
-__global__ void __launch_bounds__(kThreads)
-    pages_kernel(const __grid_constant__ PagesParams p, const __grid_constant__ PageTable<MOST> pages) {
+template <int D, typename Table>
+__global__ void __launch_bounds__(kThreads) pages_kernel(const __grid_constant__ PagesParams p, const __grid_constant__ Table pages) {
 #if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 900
-  attend<D, MOST>(p, pages);
+  attend<D, Table>(p, pages);
 #endif
 }
 
-template <int D, int MOST>
-cudaError_t launch_shape(const PagesParams& p, const PageTable<MOST>& pages, cudaStream_t stream) {
-  constexpr int kBytes = static_cast<int>(sizeof(Shared<D, MOST>));
+template <int D, typename Table>
+cudaError_t launch_shape(const PagesParams& p, const Table& pages, cudaStream_t stream) {
+  constexpr int kBytes = static_cast<int>(sizeof(Shared<D, Table>));
   if (kBytes > 48 * 1024) {
-    const cudaError_t error = cudaFuncSetAttribute(pages_kernel<D, MOST>, cudaFuncAttributeMaxDynamicSharedMemorySize, kBytes);
+    const cudaError_t error = cudaFuncSetAttribute(pages_kernel<D, Table>, cudaFuncAttributeMaxDynamicSharedMemorySize, kBytes);
     if (error != cudaSuccess) return error;
   }
   unsigned cluster = 1;
   while (cluster < kMostCluster && static_cast<int>(cluster) < p.slots) cluster *= 2;
   const int R = p.heads / p.groups, tiles = (R + kRows - 1) / kRows;
-  return cuda::launch_dependent(pages_kernel<D, MOST>, dim3(static_cast<unsigned>(p.batch * p.groups * tiles) * cluster), kThreads, kBytes,
+  return cuda::launch_dependent(pages_kernel<D, Table>, dim3(static_cast<unsigned>(p.batch * p.groups * tiles) * cluster), kThreads, kBytes,
                                 stream, p.ahead, cluster, p, pages);
 }
 
 }  // namespace
 
-template <int MOST>
-cudaError_t launch_pages(const PagesParams& p, const PageTable<MOST>& pages, cudaStream_t stream) {
+template <typename Table>
+cudaError_t launch_pages(const PagesParams& p, const Table& pages, cudaStream_t stream) {
   switch (p.head_dim) {
     case 32:
       return launch_shape<32>(p, pages, stream);
@@ -335,7 +381,9 @@ cudaError_t launch_pages(const PagesParams& p, const PageTable<MOST>& pages, cud
   }
 }
 
-template cudaError_t launch_pages<kMostPagesFew>(const PagesParams&, const PageTable<kMostPagesFew>&, cudaStream_t);
-template cudaError_t launch_pages<kMostPages>(const PagesParams&, const PageTable<kMostPages>&, cudaStream_t);
+template cudaError_t launch_pages(const PagesParams&, const PageTable<kMostPagesFew>&, cudaStream_t);
+template cudaError_t launch_pages(const PagesParams&, const PageTable<kMostPages>&, cudaStream_t);
+template cudaError_t launch_pages(const PagesParams&, const Int8PageTable<kMostPagesFew>&, cudaStream_t);
+template cudaError_t launch_pages(const PagesParams&, const Int8PageTable<kMostPages>&, cudaStream_t);
 
 }  // namespace cairn::hsa_cuda

@@ -27,11 +27,20 @@ struct PagesParams {
 // Chunk c of row b (numbered from the memory's first one): at b batch_stride + (c - begin) chunk_stride of its page.
 template <int MOST>
 struct PageTable {
+  static constexpr int kMost = MOST;
+  static constexpr bool kBytes = false;
   const void *k[MOST], *v[MOST];
   int64_t begin[MOST], batch_stride[MOST];
 };
-
+// 8-bit rows (ops/quantize/rows.h): their scales (bf16) stand at the same place, divided by D.
 template <int MOST>
-cudaError_t launch_pages(const PagesParams& params, const PageTable<MOST>& pages, cudaStream_t stream);
+struct Int8PageTable : PageTable<MOST> {
+  static constexpr bool kBytes = true;
+  const uint16_t *k_scale[MOST], *v_scale[MOST];
+};
+
+// Table: a PageTable or an Int8PageTable of kMostPagesFew or kMostPages.
+template <typename Table>
+cudaError_t launch_pages(const PagesParams& params, const Table& pages, cudaStream_t stream);
 
 }  // namespace cairn::hsa_cuda
