@@ -26,8 +26,8 @@ void add_eight_bit(CLI::App* command, std::string* landmark_dtype, std::string* 
 // world: the processes that share the memory; null: this one alone.
 OpenedModel open_session(const SessionOptions& options, const std::string& compute = {}, std::shared_ptr<World> world = nullptr);
 MemoryMaker maker_of(const OpenedModel& opened);
-// Loads the memory as --memory-on, --landmark-dtype and --kv-dtype say, or this process's share of it. ResourceError with the bytes of GPU and
-// host, before anything is loaded, if it does not fit.
+// Loads the memory as --memory-on, --landmark-dtype and --kv-dtype say, or this process's share of it. ResourceError with the bytes of GPU
+// and host, before anything is loaded, if it does not fit.
 TextMemory load_memory(const MemoryFile& file, const MemoryIndex& index, bool mapped, const OpenedModel& opened);
 // The finished memory of the file. UserError if its first reading is not finished.
 const MemoryIndex& finished_memory(const MemoryFile& file);

@@ -130,7 +130,8 @@ TextMemory MemoryFile::load_end(const MemoryIndex& index, at::Device device) con
   return text;
 }
 
-TextMemory MemoryFile::load(const MemoryIndex& index, bool mapped, at::Device device, KeysOn keys, EightBit eight_bit, ChunkRange share) const {
+TextMemory MemoryFile::load(const MemoryIndex& index, bool mapped, at::Device device, KeysOn keys, EightBit eight_bit,
+                            ChunkRange share) const {
   CAIRN_CHECK(!eight_bit.kv || keys != KeysOn::kMapped, "8-bit keys and values are not what the file holds");
   TextMemory text = load_end(index, device);
   const ModelConfig& m = root_.model;
@@ -198,8 +199,8 @@ std::vector<PageIndex> MemoryFile::add_chunks(const ChunkMemory& memory, int64_t
     const int64_t chunk = root_.model.chunk;
     // What was 8-bit is written in the file's numbers.
     const auto number = [&](const at::Tensor& x) { return x.to(at::kCPU, dtype_of(root_)); };
-    pages.push_back(add_page({number(chunks.landmarks), number(chunks.k), number(chunks.v)},
-                             tokens.bytes(first_token + done * chunk, n * chunk)));
+    pages.push_back(
+        add_page({number(chunks.landmarks), number(chunks.k), number(chunks.v)}, tokens.bytes(first_token + done * chunk, n * chunk)));
     done += n;
   }
   return pages;
