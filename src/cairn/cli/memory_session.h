@@ -24,7 +24,8 @@ void add_eight_bit(CLI::App* command, std::string* landmark_dtype, std::string* 
 // compute: precision of a memory file that is used ("fp32", "bf16"), which `auto` takes; empty: none.
 OpenedModel open_session(const SessionOptions& options, const std::string& compute = {});
 MemoryMaker maker_of(const OpenedModel& opened);
-// Loads the memory as --memory-on, --landmark-dtype and --kv-dtype say. ResourceError with the bytes of GPU and host, before anything is loaded, if it does not fit.
+// Loads the memory as --memory-on, --landmark-dtype and --kv-dtype say. ResourceError with the bytes of GPU and host, before anything is
+// loaded, if it does not fit.
 TextMemory load_memory(const MemoryFile& file, const MemoryIndex& index, bool mapped, const OpenedModel& opened);
 // The finished memory of the file. UserError if its first reading is not finished.
 const MemoryIndex& finished_memory(const MemoryFile& file);
