@@ -14,24 +14,46 @@
 
 namespace cairn {
 
+// The widest first, so that every tensor is aligned whatever the sizes.
+int64_t batch_bytes(int64_t sequences, int64_t length) {
+  const int64_t rows = sequences * length;
+  return 8 * (rows * 5 + sequences) + 4 * rows + rows;  // tokens, target, source (2), key; task; weight; is_answer
+}
+
+Batch Batch::of(const at::Tensor& packed, int64_t sequences, int64_t length, int64_t first) {
+  CAIRN_CHECK(packed.scalar_type() == at::kByte && packed.numel() == batch_bytes(sequences, length), "{} bytes for {} sequences of {}",
+              packed.numel(), sequences, length);
+  int64_t at = 0;
+  const auto next = [&](at::ScalarType type, std::vector<int64_t> shape) {
+    int64_t numbers = 1;
+    for (const int64_t size : shape) numbers *= size;
+    const int64_t bytes = numbers * static_cast<int64_t>(c10::elementSize(type));
+    const at::Tensor part = packed.narrow(0, at, bytes).view(type).view(shape);
+    at += bytes;
+    return part;
+  };
+  Batch batch;
+  batch.tokens = next(at::kLong, {sequences, length});
+  batch.target = next(at::kLong, {sequences, length});
+  batch.source = next(at::kLong, {sequences, length, 2});
+  batch.key = next(at::kLong, {sequences, length});
+  batch.task = next(at::kLong, {sequences});
+  batch.weight = next(at::kFloat, {sequences, length});
+  batch.is_answer = next(at::kBool, {sequences, length});
+  batch.first = first;
+  batch.packed = packed;
+  return batch;
+}
+
 Batch Batch::to(at::Device device) const {
   if (device.is_cpu()) return *this;
-  const auto move = [&](const at::Tensor& t) { return t.to(device, t.scalar_type(), /*non_blocking=*/true); };
-  return {move(tokens), move(target), move(weight), move(source), move(key), move(is_answer), move(task), first};
+  return of(packed.to(device, at::kByte, /*non_blocking=*/true), tokens.size(0), tokens.size(1), first);
 }
 
 Batch make_batch(const TaskSet& tasks, const std::vector<std::string>& task_names, uint64_t seed, int64_t first, int64_t count,
                  int64_t length, int64_t chunk, bool pinned) {
-  const auto options = [&](at::ScalarType dtype) { return at::TensorOptions().dtype(dtype).pinned_memory(pinned); };
-  Batch batch;
-  batch.first = first;
-  batch.tokens = at::empty({count, length}, options(at::kLong));
-  batch.target = at::empty({count, length}, options(at::kLong));
-  batch.weight = at::empty({count, length}, options(at::kFloat));
-  batch.source = at::empty({count, length, 2}, options(at::kLong));
-  batch.key = at::empty({count, length}, options(at::kLong));
-  batch.is_answer = at::empty({count, length}, options(at::kBool));
-  batch.task = at::empty({count}, options(at::kLong));
+  Batch batch =
+      Batch::of(at::empty({batch_bytes(count, length)}, at::TensorOptions(at::kByte).pinned_memory(pinned)), count, length, first);
   auto* tokens = batch.tokens.data_ptr<int64_t>();
   auto* target = batch.target.data_ptr<int64_t>();
   auto* weight = batch.weight.data_ptr<float>();

@@ -23,8 +23,12 @@ struct Batch {
   at::Tensor is_answer;               // bool [B,L]
   at::Tensor task;                    // int64 [B]: number of the task in the loader's list
   int64_t first = 0;                  // number of its first sample in the run
+  at::Tensor packed;                  // uint8: the memory of all of the above, so that a batch travels in one copy
+  // Views of `packed`, which holds batch_bytes(sequences, length).
+  static Batch of(const at::Tensor& packed, int64_t sequences, int64_t length, int64_t first);
   Batch to(at::Device device) const;  // asynchronous from pinned memory
 };
+int64_t batch_bytes(int64_t sequences, int64_t length);
 
 // Samples first .. first + count - 1 as one batch. `pinned`: page-locked host memory.
 Batch make_batch(const TaskSet& tasks, const std::vector<std::string>& task_names, uint64_t seed, int64_t first, int64_t count,

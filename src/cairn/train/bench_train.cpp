@@ -109,7 +109,7 @@ void bench_train(const TrainConfig& config, const TrainRun& run, const BenchTrai
     world.barrier();
     for (int64_t i = 0; i < kWarmUp + options.steps; ++i) {
       const auto start = std::chrono::steady_clock::now();
-      stage.step(config, batch, moment);
+      stage.step(batch, moment);
       if (i >= kWarmUp) seconds.push_back(std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count());
     }
     std::sort(seconds.begin(), seconds.end());
@@ -129,7 +129,7 @@ void bench_train(const TrainConfig& config, const TrainRun& run, const BenchTrai
     line["flops_per_second"] = flops;
     if (memory) line["peak_bytes"] = memory->peak;
     if (options.kernels) {
-      const auto times = watch([&] { stage.step(config, batch, moment); });
+      const auto times = watch([&] { stage.step(batch, moment); });
       if (first) line["kernels"] = print_kernels(times, options.rows);
     }
     report["phases"].push_back(std::move(line));

@@ -13,6 +13,7 @@
 #include "cairn/train/schedule.h"
 #include "cairn/train/setup.h"
 #include "cairn/train/step.h"
+#include "cairn/train/train_step.h"
 #include "cairn/train/trainer.h"
 
 namespace cairn {
@@ -25,6 +26,7 @@ struct Stage {
   std::shared_ptr<Model> model;
   std::unique_ptr<Optimizer> optimizer;
   std::shared_ptr<World> world;
+  std::unique_ptr<TrainStep> steps;
 
   Stage(const TrainConfig& config, const TrainRun& run) : device(open_device(run.device)), world(run.world) {
     config.validate();
@@ -35,13 +37,10 @@ struct Stage {
   void build(const TrainConfig& config) {
     model = make_model(config, device);
     optimizer = std::make_unique<Optimizer>(model->parameters(), config.train);
+    steps = std::make_unique<TrainStep>(model, optimizer.get(), config, world, device);
   }
   // Returns this process's share of the cross-entropy; waits for the device.
-  double step(const TrainConfig& config, const Batch& batch, const Moment& moment) {
-    const StepLosses losses = step_gradients(*model, batch, moment, config, world);
-    optimizer->step(moment.lr, global_loss(losses, *world));
-    return losses.cross_entropy.item<double>();
-  }
+  double step(const Batch& batch, const Moment& moment) { return steps->run(batch, moment).cross_entropy.item<double>(); }
   // So many sequences for each process, every one its own.
   Batch batch(const TrainConfig& config, int64_t sequences, int64_t length) const {
     return make_batch(*materials.tasks, materials.task_names, static_cast<uint64_t>(config.train.seed), world->rank() * sequences,
