@@ -154,8 +154,8 @@ TEST(CudaWorld, SumsBesideOtherWork) {
 
 TEST(CudaWorld, DeathEndsTheOther) {
   if (!two_gpus()) GTEST_SKIP() << "needs two GPUs";
-  for (const char* helper : {"CudaWorldHelper.PeerDies", "CudaWorldHelper.PeerDiesAside"}) {
-    const std::vector<int> ends = testing::end_codes(helper, 2, {{"CAIRN_DIST_TIMEOUT", "20"}});
+  for (const auto& [helper, timeout] : {std::pair{"CudaWorldHelper.PeerDies", "20"}, std::pair{"CudaWorldHelper.PeerDiesAside", "8"}}) {
+    const std::vector<int> ends = testing::end_codes(helper, 2, {{"CAIRN_DIST_TIMEOUT", timeout}});
     EXPECT_EQ(ends[0], kExitUserError) << helper;
     EXPECT_EQ(ends[1], 128 + SIGKILL) << helper;
   }

@@ -191,5 +191,30 @@ TEST_F(CudaTraining, RouteSums) {
   }
 }
 
+// Rows by their numbers, in any order, some unused.
+TEST_F(CudaTraining, RouteSumsOfNumberedRows) {
+  Random draw(44, 6);
+  for (int i = 0; i < 12; ++i) {
+    const int64_t B = 1 + draw.below(3), S = 1 + draw.below(9), C = 8 * (1 + draw.below(9)), L = S * C + draw.below(S);
+    const int64_t sequences = B + draw.below(4), keys = 5, n = 1 + draw.below(B * L);
+    const RouteLayout layout = {L, C, S, draw.below(sequences - B + 1)};
+    const at::Tensor used = at::randint(-1, B * L, {n}, on_gpu(at::kLong)), key = at::randint(0, keys, {n}, on_gpu(at::kLong));
+    at::Tensor table = at::rand({keys, sequences * C}, on_gpu(at::kFloat)) < 0.3;
+    const at::Tensor cotangent = random({n}), product = random({n, sequences * C}, 8).to(at::kBFloat16);
+    const auto run = [&](bool fast, at::ScalarType as) {
+      const at::Tensor x = product.to(as).detach().clone().requires_grad_(true);
+      const at::Tensor y = (fast ? route_log_sum : route_log_sum_reference)(x, 0.3, layout, table, key, used);
+      const at::Tensor shown = y.detach().masked_fill(y.detach() < -1e20, 0);
+      const Tensors grads = torch::autograd::grad({(y * cotangent.to(y.scalar_type())).masked_fill(y < -1e20, 0).sum()}, {x});
+      return std::pair(shown, grads[0]);
+    };
+    const auto [y, dx] = run(true, at::kBFloat16);
+    const auto [want, want_dx] = run(false, at::kDouble);
+    const std::string what = fmt::format("case {}: B {} L {} C {} sequences {} rows {}", i, B, L, C, sequences, n);
+    EXPECT_LE(worst(y, want), 1e-5 * largest(want) + 1e-5) << what;
+    EXPECT_LE(worst(dx, want_dx), largest(want_dx) / 200) << what;
+  }
+}
+
 }  // namespace
 }  // namespace cairn

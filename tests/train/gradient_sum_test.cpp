@@ -40,7 +40,7 @@ TEST(GradientSum, BucketsCoverTheBufferFromTheEnd) {
     EXPECT_EQ(buckets.back().begin, 0);  // the embedding alone
     EXPECT_EQ(buckets.back().members, 1);
     EXPECT_EQ(buckets.size(), numbers == 1 ? static_cast<size_t>(1 + std::count_if(parameters.infos().begin(), parameters.infos().end(),
-                                                                                  [](const auto& info) { return info.decay; }))
+                                                                                   [](const auto& info) { return info.decay; }))
                               : numbers > 1'000'000 ? 3U
                                                     : buckets.size());
   }

@@ -23,7 +23,7 @@ struct Communicator;
 struct UniqueId {
   char bytes[128];
 };
-enum Result : int { kSuccess = 0, kInProgress = 7 };
+enum Result : int { kSuccess = 0, kInvalidArgument = 4, kInProgress = 7 };
 enum Type : int { kUint8 = 1, kInt32 = 2, kInt64 = 4, kHalf = 6, kFloat = 7, kDouble = 8, kBFloat16 = 9 };
 constexpr int kSum = 0;
 
@@ -136,9 +136,8 @@ class Nccl final : public GpuCollectives {
     C10_CUDA_CHECK(cudaEventRecord(ready_, stream));
     C10_CUDA_CHECK(cudaStreamWaitEvent(aside_stream_, ready_, 0));
     void* const data = tensor.data_ptr();
-    run_on(aside_stream_, "all-reduce", tensor, [&](cudaStream_t aside) {
-      return nccl().all_reduce(data, data, tensor.numel(), type_of(tensor), kSum, aside_, aside);
-    });
+    run_on(aside_stream_, "all-reduce", tensor,
+           [&](cudaStream_t aside) { return nccl().all_reduce(data, data, tensor.numel(), type_of(tensor), kSum, aside_, aside); });
     started_ = true;
   }
 
@@ -218,9 +217,9 @@ class Nccl final : public GpuCollectives {
     Communicator* made = nullptr;
     Config config;
     config.most_blocks = kBlocksAside;
-    check(nccl().init_rank_config != nullptr ? nccl().init_rank_config(&made, size, id, rank, &config)
-                                             : nccl().init_rank(&made, size, id, rank),
-          "meeting");
+    Result result = nccl().init_rank_config == nullptr ? kInvalidArgument : nccl().init_rank_config(&made, size, id, rank, &config);
+    if (result == kInvalidArgument) result = nccl().init_rank(&made, size, id, rank);  // a library that knows no such wish
+    check(result, "meeting");
     const std::lock_guard lock(mutex_);
     aside_ = made;
   }

@@ -83,7 +83,8 @@ double training_flops(const TrainConfig& config, const Phase& phase, int64_t seq
     flops += 2 * 2 * d * mh + 4 * selected * S * mh;
     if (layer.retrieval) {
       flops += 2 * d * r + 2 * r * chunks;
-      if (config.train.route_weight > 0) flops += 2 * r * chunks * static_cast<double>(sequences);
+      // Only rows with a source are scored, of which there are fewer (Batch::room).
+      if (config.train.route_weight > 0) flops += 2 * r * chunks * static_cast<double>(sequences) / 8;
     }
   }
   return 3 * (flops + 2 * d * static_cast<double>(m.vocab));

@@ -53,8 +53,8 @@ GradientSum::GradientSum(std::shared_ptr<Parameters> parameters, std::shared_ptr
   missing_.resize(buckets_.size());
   if (aside_ == nullptr) return;
   for (const ParameterInfo& info : parameters_->infos()) {
-    const auto bucket = std::find_if(buckets_.begin(), buckets_.end(),
-                                     [&](const Bucket& b) { return b.begin <= info.offset && info.offset < b.end; });
+    const auto bucket =
+        std::find_if(buckets_.begin(), buckets_.end(), [&](const Bucket& b) { return b.begin <= info.offset && info.offset < b.end; });
     CAIRN_CHECK(bucket != buckets_.end(), "{} is in no bucket", info.name);
     torch::autograd::impl::set_post_acc_grad_hooks((*parameters_)[info.name],
                                                    std::make_unique<Hook>(this, static_cast<size_t>(bucket - buckets_.begin())));
@@ -63,8 +63,7 @@ GradientSum::GradientSum(std::shared_ptr<Parameters> parameters, std::shared_ptr
 
 GradientSum::~GradientSum() {
   if (aside_ == nullptr) return;
-  for (const ParameterInfo& info : parameters_->infos())
-    torch::autograd::impl::set_post_acc_grad_hooks((*parameters_)[info.name], nullptr);
+  for (const ParameterInfo& info : parameters_->infos()) torch::autograd::impl::set_post_acc_grad_hooks((*parameters_)[info.name], nullptr);
 }
 
 void GradientSum::begin() {

@@ -1,6 +1,6 @@
-// The sum of gradients over processes while the backward pass still runs. The flat gradient buffer is cut into buckets in the order in which
-// the backward pass finishes them: matrices from the last to the first, the vectors (norms, biases), and last the embedding, whose gradient
-// is the last of all. A bucket travels as soon as its last gradient is written.
+// The sum of gradients over processes while the backward pass still runs. The flat gradient buffer is cut into buckets in the order in
+// which the backward pass finishes them: matrices from the last to the first, the vectors (norms, biases), and last the embedding, whose
+// gradient is the last of all. A bucket travels as soon as its last gradient is written.
 #pragma once
 
 #include <ATen/core/Tensor.h>

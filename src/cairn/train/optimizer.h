@@ -19,8 +19,8 @@ class Optimizer {
   // norm above spike_factor times the running norm, leaves weights and averages as they are.
   void step(double lr, const at::Tensor& loss);
 
-  // The same in parts. On a GPU update() reads and writes device memory that stays where it is, so it can be part of recorded work, which is
-  // replayed between set_rate() and updated().
+  // The same in parts. On a GPU update() reads and writes device memory that stays where it is, so it can be part of recorded work, which
+  // is replayed between set_rate() and updated().
   void set_rate(double lr);
   void update(const at::Tensor& loss);
   void updated();  // tells those who keep something of the weights (WeightCache)

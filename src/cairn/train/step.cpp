@@ -39,7 +39,8 @@ StepLosses step_losses(const Model& model, const Batch& batch, const Moment& mom
   losses.total = losses.token.loss;
   losses.cross_entropy = losses.token.loss.detach();
   if (moment.route_weight > 0) {
-    const at::Tensor route = route_loss(forward.trace, batch.source, batch.weight, batch.key, chunk, world);
+    const at::Tensor route =
+        route_loss(forward.trace, batch.source, batch.weight, batch.key, chunk, world, batch.rows.narrow(0, 0, batch.room));
     losses.total = losses.total + moment.route_weight * route;
     losses.route = route.detach();
   }

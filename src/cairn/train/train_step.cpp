@@ -8,6 +8,7 @@
 #include <c10/core/impl/VirtualGuardImpl.h>
 #include <c10/util/Exception.h>
 
+#include <algorithm>
 #include <cstdlib>
 #include <string>
 #include <utility>
@@ -59,11 +60,12 @@ void TrainStep::place(const Batch& batch) {
     const auto bytes = [&] { return at::empty({batch.packed.numel()}, at::TensorOptions(at::kByte).device(device_)); };
     // What still travels to or from the old places may not meet their memory's next user.
     c10::impl::VirtualGuardImpl(device_.type()).synchronizeDevice(device_.index());
-    batch_ = Batch::of(bytes(), sequences, length, batch.first);
+    batch_ = Batch::of(bytes(), sequences, length, batch.first, batch.room);
     for (Slot& slot : slots_) slot.packed = bytes();
     c10::impl::VirtualGuardImpl(device_.type()).synchronizeDevice(device_.index());
   }
   batch_.first = batch.first;
+  batch_.room = std::max(batch_.room, batch.room);
   if (batch.packed.is_cpu()) {
     // Beside the step before: the upload waits for nothing but its slot, which the step before the last has emptied.
     const c10::Stream compute = c10::impl::VirtualGuardImpl(device_.type()).getStream(device_);
@@ -130,16 +132,18 @@ void TrainStep::record(const Moment& moment) {
 }
 
 const StepLosses& TrainStep::run(const Batch& batch, const Moment& moment) {
-  const Kind kind = {batch.tokens.size(0), moment.length,       moment.top_k,
-                     moment.alpha,         moment.beta,         moment.route_weight,
-                     moment.distillation_weight};
+  place(batch);
+  const Kind kind = {batch_.tokens.size(0), batch_.room, moment.length,       moment.top_k,
+                     moment.alpha,          moment.beta, moment.route_weight, moment.distillation_weight};
   if (kind_ != kind) {
     losses_ = {};
-    work_.reset();
+    if (work_ != nullptr) {
+      work_.reset();
+      at::getDeviceAllocator(device_.type())->emptyCache();  // what the recording held
+    }
     equal_steps_ = 0;
     kind_ = kind;
   }
-  place(batch);
   optimizer_->set_rate(moment.lr);
   if (work_ == nullptr && equal_steps_ == kWarm && can_record(moment)) record(moment);
   if (work_ != nullptr) {

@@ -2,10 +2,11 @@
 // whose shapes stay the same is recorded once, the whole of it, as a CUDA graph and replayed: a thousand launches for the price of one, and
 // next to nothing passes between two kernels.
 //
-// What changes from step to step lies on the device: the batch (uploaded beside the step before), the learning rate, AdamW's count, the number
-// of the batch's first sequence (Gumbel noise). What is a number in the recording - length, top_k, alpha, beta, weights of the losses - makes
-// a step of its own kind: it is queued kernel by kernel while such a number changes (ramps), and recorded after kWarm equal steps. So both ways
-// compute the same, and in deterministic mode the same bits. CAIRN_PLAIN_STEPS=1 switches recording off, for comparisons.
+// What changes from step to step lies on the device: the batch (uploaded beside the step before), the learning rate, AdamW's count, the
+// number of the batch's first sequence (Gumbel noise). What is a number in the recording - length, top_k, alpha, beta, weights of the
+// losses - makes a step of its own kind: it is queued kernel by kernel while such a number changes (ramps), and recorded after kWarm equal
+// steps. So both ways compute the same, and in deterministic mode the same bits. CAIRN_PLAIN_STEPS=1 switches recording off, for
+// comparisons.
 #pragma once
 
 #include <c10/core/Event.h>
@@ -31,17 +32,17 @@ class TrainStep {
   TrainStep(std::shared_ptr<Model> model, Optimizer* optimizer, TrainConfig config, std::shared_ptr<World> world, at::Device device);
   ~TrainStep();
 
-  // A step with this process's share of the batch, from make_batch(), in main memory (pinned, if there is a GPU) or on the device. Queued; the
-  // host runs at most two steps ahead of the GPU. The result is valid until the next call.
+  // A step with this process's share of the batch, from make_batch(), in main memory (pinned, if there is a GPU) or on the device. Queued;
+  // the host runs at most two steps ahead of the GPU. The result is valid until the next call.
   const StepLosses& run(const Batch& batch, const Moment& moment);
   const Batch& batch() const { return batch_; }  // that of the last step, on the device
 
-  bool recorded() const { return work_ != nullptr; }   // the last step was, or will be, replayed
-  int64_t recordings() const { return recordings_; }   // made so far
+  bool recorded() const { return work_ != nullptr; }    // the last step was, or will be, replayed
+  int64_t recordings() const { return recordings_; }    // made so far
   const std::string& obstacle() const { return why_; }  // why a step could not be recorded; empty: none was met
 
  private:
-  using Kind = std::tuple<int64_t, int64_t, int64_t, double, double, double, double>;
+  using Kind = std::tuple<int64_t, int64_t, int64_t, int64_t, double, double, double, double>;
 
   void place(const Batch& batch);
   void compute(const Moment& moment);

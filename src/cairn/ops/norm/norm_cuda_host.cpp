@@ -11,6 +11,7 @@
 #include "cairn/ops/cuda/hopper.h"
 #include "cairn/ops/cuda/kernels.h"
 #include "cairn/ops/cuda/launch.h"
+#include "cairn/ops/norm/column_sums.h"
 #include "cairn/ops/norm/launch.h"
 #include "cairn/ops/norm/norm.h"
 #include "cairn/ops/step/kernels.h"
@@ -88,7 +89,10 @@ std::tuple<at::Tensor, at::Tensor> backward(const at::Tensor& grad_in, const at:
   p.grad_weight = sums.mutable_data_ptr<float>();
   check_launch(launch_backward(p, current_stream()));
   if (into.defined() && !fits) into.copy_(grad_x);
-  return {grad_x, sums.sum(0).to(weight.scalar_type())};
+  const at::Tensor grad_weight = at::empty({p.width}, sums.options());
+  check_launch(norm_cuda::launch_column_sums(sums.const_data_ptr<float>(), p.blocks, p.width, grad_weight.mutable_data_ptr<float>(),
+                                             current_stream()));
+  return {grad_x, grad_weight.to(weight.scalar_type())};
 }
 
 const bool registered = register_cuda_kernels([](CudaKernels* table) {
