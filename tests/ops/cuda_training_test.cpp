@@ -12,6 +12,7 @@
 
 #include <cmath>
 
+#include "cairn/ops/cross_entropy/cross_entropy.h"
 #include "cairn/ops/cuda/kernels.h"
 #include "cairn/ops/norm/norm.h"
 #include "cairn/ops/rotary/rotary.h"
@@ -214,6 +215,29 @@ TEST_F(CudaTraining, RouteSumsOfNumberedRows) {
     EXPECT_LE(worst(y, want), 1e-5 * largest(want) + 1e-5) << what;
     EXPECT_LE(worst(dx, want_dx), largest(want_dx) / 200) << what;
   }
+}
+
+// Logits that were kept, and logits that are made again (by a second backward, or of large vocabularies): the same gradients.
+TEST_F(CudaTraining, CrossEntropyWithKeptLogits) {
+  const auto run = [&](int64_t rows, int64_t vocab) {
+    const at::Tensor hidden = random({rows, 64}).to(at::kBFloat16).requires_grad_(true),
+                     embedding = random({vocab, 64}).to(at::kBFloat16).requires_grad_(true),
+                     target = at::randint(0, vocab, {rows}, on_gpu(at::kLong)), weight = at::rand({rows}, on_gpu(at::kFloat));
+    const at::Tensor loss = (linear_cross_entropy(hidden, embedding, target).loss * weight).sum();
+    const Tensors first = torch::autograd::grad({loss}, {hidden, embedding}, {}, /*retain_graph=*/true);
+    const Tensors second = torch::autograd::grad({loss}, {hidden, embedding});
+    for (int i = 0; i < 2; ++i) {
+      EXPECT_TRUE(first[i].equal(second[i])) << rows << " " << vocab << " " << i;
+      EXPECT_GT(largest(first[i]), 0);
+    }
+    const at::Tensor x = hidden.detach().to(at::kDouble).requires_grad_(true), e = embedding.detach().to(at::kDouble).requires_grad_(true);
+    const at::Tensor exact = (linear_cross_entropy_reference(x, e, target).loss * weight).sum();
+    const Tensors want = torch::autograd::grad({exact}, {x, e});
+    for (int i = 0; i < 2; ++i) EXPECT_LE(worst(first[i], want[i]), largest(want[i]) / 50) << rows << " " << vocab << " " << i;
+  };
+  run(40'000, 512);
+  run(1'000, 4096);
+  run(7, 64);
 }
 
 }  // namespace
