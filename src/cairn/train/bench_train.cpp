@@ -127,6 +127,7 @@ void bench_train(const TrainConfig& config, const TrainRun& run, const BenchTrai
     nlohmann::json line = {
         {"length", phase.length}, {"top_k", phase.top_k}, {"seconds", median}, {"fastest", seconds.front()}, {"tokens_per_second", rate}};
     line["flops_per_second"] = flops;
+    line["recorded"] = stage.steps->recorded();  // as a CUDA graph
     if (memory) line["peak_bytes"] = memory->peak;
     if (options.kernels) {
       const auto times = watch([&] { stage.step(batch, moment); });

@@ -9,7 +9,6 @@
 #include "cairn/core/error.h"
 #include "cairn/ops/cuda/kernels.h"
 #include "cairn/ops/cuda/launch.h"
-#include "cairn/ops/norm/column_sums.h"
 #include "cairn/ops/norm/launch.h"
 
 namespace cairn {

@@ -1,6 +1,6 @@
 // A thread block takes 32 columns: 32 threads a column add every 32nd row, then a tree. A general reduction of such a shape (some hundred
 // rows, 64 to some hundred columns) takes 11 us of a step, forty times.
-#include "cairn/ops/norm/column_sums.h"
+#include "cairn/ops/norm/launch.h"
 
 namespace cairn::norm_cuda {
 namespace {

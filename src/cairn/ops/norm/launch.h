@@ -42,6 +42,9 @@ struct AddParams {
 };
 constexpr int64_t kAddWidthStep = 8;
 
+// parts fp32 [rows][width], such as the blocks' partial sums -> sums fp32 [width] of the columns, in a fixed order.
+cudaError_t launch_column_sums(const float* parts, int64_t rows, int64_t width, float* sums, cudaStream_t stream);
+
 cudaError_t launch_add_forward(const AddParams& params, cudaStream_t stream);
 cudaError_t launch_add_backward(const AddParams& params, cudaStream_t stream);
 

@@ -11,7 +11,6 @@
 #include "cairn/ops/cuda/hopper.h"
 #include "cairn/ops/cuda/kernels.h"
 #include "cairn/ops/cuda/launch.h"
-#include "cairn/ops/norm/column_sums.h"
 #include "cairn/ops/norm/launch.h"
 #include "cairn/ops/norm/norm.h"
 #include "cairn/ops/step/kernels.h"
