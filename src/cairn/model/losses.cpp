@@ -8,6 +8,7 @@
 #include <ATen/ops/linear.h>
 #include <ATen/ops/logsumexp.h>
 #include <ATen/ops/stack.h>
+#include <ATen/ops/where.h>
 #include <ATen/ops/zeros.h>
 
 #include <cmath>
@@ -99,7 +100,9 @@ at::Tensor route_loss(const Trace& trace, const at::Tensor& source, const at::Te
   if (key.defined()) stated = states_key(source, key, C, *world), keys = key.flatten();
 
   // Of [B L, ...] the rows that are asked for.
-  const at::Tensor number = rows.defined() ? rows.clamp_min(0) : rows;
+  at::Tensor number;
+  // Instead of -1 some row each its own: gradients of 0 are added there, and all in one place would wait for each other.
+  if (rows.defined()) number = at::where(rows >= 0, rows, at::arange(rows.size(0), rows.options()));
   const auto pick = [&](const at::Tensor& t) { return number.defined() && t.defined() ? t.index_select(0, number) : t; };
   at::Tensor ok = pick(usable_sources(source, chunk).flatten(0, 1));  // [n,2]
   if (rows.defined()) ok = ok.logical_and((rows >= 0).unsqueeze(1));

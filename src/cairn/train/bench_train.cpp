@@ -4,7 +4,6 @@
 #include <torch/csrc/autograd/profiler_kineto.h>
 
 #include <algorithm>
-#include <chrono>
 #include <cstdio>
 #include <map>
 #include <nlohmann/json.hpp>
@@ -104,14 +103,10 @@ void bench_train(const TrainConfig& config, const TrainRun& run, const BenchTrai
     const Moment moment = moment_of(config, phase, begin);
     begin = phase.end;
     const Batch batch = stage.batch(config, std::max<int64_t>(1, config.train.batch_tokens / phase.length / world.size()), phase.length);
-    std::vector<double> seconds;
     reset_peak_memory(stage.device);
     world.barrier();
-    for (int64_t i = 0; i < kWarmUp + options.steps; ++i) {
-      const auto start = std::chrono::steady_clock::now();
-      stage.step(batch, moment);
-      if (i >= kWarmUp) seconds.push_back(std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count());
-    }
+    for (int64_t i = 0; i < kWarmUp; ++i) stage.step(batch, moment);
+    std::vector<double> seconds = stage.time_steps(batch, moment, options.steps);
     std::sort(seconds.begin(), seconds.end());
     const double median = seconds[seconds.size() / 2], rate = static_cast<double>(batch.tokens.numel() * world.size()) / median;
     const auto memory = device_memory(stage.device);
