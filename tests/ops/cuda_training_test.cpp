@@ -7,6 +7,7 @@
 #include <ATen/ops/randint.h>
 #include <ATen/ops/randn.h>
 #include <ATen/ops/split_with_sizes.h>
+#include <ATen/ops/zeros.h>
 #include <fmt/format.h>
 #include <gtest/gtest.h>
 
@@ -15,6 +16,7 @@
 #include "cairn/ops/cross_entropy/cross_entropy.h"
 #include "cairn/ops/cuda/kernels.h"
 #include "cairn/ops/norm/norm.h"
+#include "cairn/ops/norm/parts.h"
 #include "cairn/ops/rotary/rotary.h"
 #include "cairn/ops/route/route.h"
 #include "cairn/ops/select/select.h"
@@ -238,6 +240,34 @@ TEST_F(CudaTraining, CrossEntropyWithKeptLogits) {
   run(40'000, 512);
   run(1'000, 4096);
   run(7, 64);
+}
+
+// Two norms of parts of one product: the bits of each alone, gradients included.
+TEST_F(CudaTraining, NormsOfParts) {
+  Random draw(45, 6);
+  for (int i = 0; i < 8; ++i) {
+    const int64_t B = 1 + draw.below(3), L = 1 + draw.below(40), H = 1 + draw.below(5), D = 16 * (1 + draw.below(8)),
+                  R = 16 * (1 + draw.below(32));
+    const at::Tensor joined = random({B, L, R + H * D}, 3).to(at::kBFloat16), g = random({R}, 0.3, 1), h = random({D}, 0.3, 1),
+                     c = random({B, L, 1, R}).to(at::kBFloat16), e = random({B, L, H, D}).to(at::kBFloat16);
+    const int which = static_cast<int>(draw.below(3));  // whose gradient there is
+    const auto run = [&](bool together) {
+      const at::Tensor x = joined.clone().requires_grad_(true), v = g.clone().requires_grad_(true), w = h.clone().requires_grad_(true);
+      const Tensors parts = x.split_with_sizes({R, H * D}, -1);
+      const Tensors out = together ? norm_parts(x, {v, w}, {1, H})
+                                   : Tensors{rms_norm(parts[0].view({B, L, 1, R}), v), norm_rotate(parts[1].view({B, L, H, D}), w, {})};
+      at::Tensor loss = at::zeros({}, c.options().dtype(at::kFloat));
+      if (which != 1) loss = loss + (out[0] * c).to(at::kFloat).sum();
+      if (which != 0) loss = loss + (out[1] * e).to(at::kFloat).sum();
+      loss.backward();
+      Tensors all = {out[0].detach(), out[1].detach(), x.grad()};
+      if (which != 1) all.push_back(v.grad());
+      if (which != 0) all.push_back(w.grad());
+      return all;
+    };
+    const Tensors apart = run(false), together = run(true);
+    for (size_t k = 0; k < apart.size(); ++k) EXPECT_TRUE(apart[k].equal(together[k])) << i << " " << which << " " << k;
+  }
 }
 
 }  // namespace

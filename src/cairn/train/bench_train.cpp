@@ -4,6 +4,7 @@
 #include <torch/csrc/autograd/profiler_kineto.h>
 
 #include <algorithm>
+#include <cctype>
 #include <cstdio>
 #include <map>
 #include <nlohmann/json.hpp>
@@ -24,6 +25,22 @@ struct KernelTime {
   int64_t calls = 0;
 };
 
+// What one of ATen's element by element kernels does, which stands among its template arguments: the first word of the kind
+// CUDAFunctor_add or direct_copy_kernel_cuda. Empty: there is none.
+std::string operation(const std::string& name) {
+  if (name.find("at::native") == std::string::npos) return "";
+  std::string word;
+  for (const char c : name + " ") {
+    if (std::isalnum(static_cast<unsigned char>(c)) != 0 || c == '_') {
+      word += c;
+      continue;
+    }
+    if (word.find("Functor") != std::string::npos || word.find("_kernel_cuda") != std::string::npos) return word;
+    word.clear();
+  }
+  return "";
+}
+
 // The name without its template arguments and parameters.
 std::string short_name(const std::string& name) {
   std::string out;
@@ -36,7 +53,9 @@ std::string short_name(const std::string& name) {
     if (depth == 0) out += c;
     if (c == '>') --depth;
   }
-  return out.size() > 100 ? out.substr(0, 100) : out;
+  if (out.size() > 100) out.resize(100);
+  const std::string what = operation(name);
+  return what.empty() ? out : out + ": " + what;
 }
 
 template <typename Step>

@@ -10,6 +10,9 @@ namespace cairn::norm_cuda {
 constexpr int64_t kMostWidth = 1024;  // D
 constexpr int64_t kWidthStep = 16;    // D is a multiple: eight numbers of each half at a time
 
+// Thread blocks a multiprocessor in the backward: what registers allow. Two do not keep memory busy.
+constexpr int kBackwardBlocks = 3;
+
 struct Params {
   const void* x;  // [B,L,H,D], last stride 1, rows 16-byte aligned
   int64_t x_batch_stride, x_row_stride, x_head_stride;
