@@ -7,7 +7,7 @@ namespace {
 
 constexpr int kColumns = 32, kRows = 32;
 
-__global__ void __launch_bounds__(kColumns * kRows) column_sums_kernel(const float* parts, int64_t rows, int64_t width, float* sums) {
+__global__ void __launch_bounds__(kColumns* kRows) column_sums_kernel(const float* parts, int64_t rows, int64_t width, float* sums) {
   __shared__ float shared[kRows][kColumns + 1];
   const int c = threadIdx.x % kColumns, r = threadIdx.x / kColumns;
   const int64_t column = static_cast<int64_t>(blockIdx.x) * kColumns + c;

@@ -20,9 +20,7 @@ struct Row {
 };
 
 // b L + t of a row, -1: it is not used.
-__device__ inline int64_t number_of(const Params& p, int64_t row) {
-  return p.number != nullptr ? p.number[row] : p.used[row] ? row : -1;
-}
+__device__ inline int64_t number_of(const Params& p, int64_t row) { return p.number != nullptr ? p.number[row] : p.used[row] ? row : -1; }
 
 __device__ inline Row row_of(const Params& p, int64_t row, int64_t number) {
   const int64_t b = number / p.length, t = number % p.length, visible = t / p.chunk < p.chunks ? t / p.chunk : p.chunks;
