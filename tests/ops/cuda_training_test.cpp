@@ -270,5 +270,32 @@ TEST_F(CudaTraining, NormsOfParts) {
   }
 }
 
+// A stream that is normed and goes on: both gradients, or one of them.
+TEST_F(CudaTraining, NormOfAStreamThatGoesOn) {
+  for (const int64_t width : {64, 512, 1000}) {
+    for (const int which : {0, 1, 2}) {
+      const at::Tensor x = random({3, 37, width}), w = random({width}, 0.3, 1), c = random({3, 37, width}),
+                       e = random({3, 37, width}).to(at::kBFloat16);
+      const auto run = [&](at::ScalarType type, bool fast) {
+        const at::Tensor a = x.to(type).detach().clone().requires_grad_(true), b = w.to(type).detach().clone().requires_grad_(true);
+        const at::Tensor stream = a * 1.0;  // no leaf, as in a model
+        const AddNorm out = fast ? add_rms_norm(stream, {}, b, at::kBFloat16) : AddNorm{stream, rms_norm_reference(stream, b)};
+        at::Tensor loss = at::zeros({}, x.options().dtype(type));
+        if (which != 1) loss = loss + (out.sum * c.to(type)).sum();
+        if (which != 0) loss = loss + (out.y.to(type) * e.to(type)).sum();
+        loss.backward();
+        return Tensors{out.y.detach(), a.grad(), b.grad()};
+      };
+      const Tensors got = run(at::kFloat, true), want = run(at::kDouble, false);
+      EXPECT_LE(worst(got[0], want[0]), largest(want[0]) / 100);
+      EXPECT_LE(worst(got[1], want[1]), 1e-5 * largest(want[1])) << width << " " << which;
+      ASSERT_EQ(got[2].defined(), which != 0);
+      if (which != 0) {
+        EXPECT_LE(worst(got[2], want[2]), 1e-5 * largest(want[2])) << width << " " << which;
+      }
+    }
+  }
+}
+
 }  // namespace
 }  // namespace cairn
