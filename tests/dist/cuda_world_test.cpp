@@ -4,6 +4,7 @@
 #include <ATen/ops/arange.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/full.h>
+#include <ATen/ops/mm.h>
 #include <ATen/ops/randn.h>
 #include <c10/core/impl/VirtualGuardImpl.h>
 #include <gmock/gmock.h>
@@ -12,7 +13,9 @@
 #include <csignal>
 
 #include "cairn/core/error.h"
+#include "cairn/dist/aside.h"
 #include "cairn/dist/world.h"
+#include "cairn/ops/cuda/kernels.h"
 #include "dist/processes.h"
 
 namespace cairn {
@@ -64,6 +67,68 @@ TEST(CudaWorldHelper, Collectives) {
   EXPECT_TRUE(leaf.grad().equal(2 * leaf.detach() * 3));
 }
 
+// Sums beside other work, among other collectives, queued one by one and as recorded work that is replayed.
+TEST(CudaWorldHelper, SumsAside) {
+  if (!in_helper()) GTEST_SKIP() << "runs inside CudaWorld.SumsBesideOtherWork";
+  const at::Device gpu = local_gpu();
+  const auto world = World::from_environment(gpu);
+  SumsAside* const aside = sums_aside(*world);
+  ASSERT_NE(aside, nullptr);
+  ASSERT_TRUE(aside->can_be_recorded());
+  const auto options = at::TensorOptions(at::kFloat).device(gpu);
+  const int64_t part = 1 << 20;
+  const at::Tensor source = at::randn({8 * part}, options), flat = at::empty({8 * part}, options), other = at::empty({part}, options),
+                   weights = at::randn({2048, 2048}, options);
+  at::Tensor y = at::empty({2048, 2048}, options);
+  const auto work = [&] {
+    for (int64_t i = 7; i >= 0; --i) {
+      flat.narrow(0, i * part, part).copy_(source.narrow(0, i * part, part)).mul_(2.0);
+      aside->start_sum(flat.narrow(0, i * part, part));
+      at::mm_out(y, weights, weights);  // something to be beside of
+      other.fill_(static_cast<double>(world->rank() + i));
+      at::Tensor sum = other;
+      world->all_reduce_sum(sum);
+    }
+    aside->join_sums();
+    flat.mul_(0.5);  // reads what the sums made
+  };
+  at::Tensor expected = source.clone();
+  world->all_reduce_sum(expected);
+  for (int i = 0; i < 20; ++i) {
+    flat.fill_(-1);
+    work();
+    ASSERT_TRUE(flat.equal(expected)) << i;  // two terms: no order to differ by
+    ASSERT_TRUE(other.eq(1).all().item<bool>());
+  }
+  const auto recorded = cuda_kernels()->record(work);
+  for (int i = 0; i < 20; ++i) {
+    flat.fill_(-1);
+    source.add_(1.0);
+    expected = source.clone();
+    world->all_reduce_sum(expected);
+    recorded->replay();
+    aside->replayed();
+    ASSERT_TRUE(flat.equal(expected)) << i;
+  }
+}
+
+// The other ends while this one waits for sums beside its work.
+TEST(CudaWorldHelper, PeerDiesAside) {
+  if (!in_helper()) GTEST_SKIP() << "runs inside CudaWorld.DeathEndsTheOther";
+  const at::Device gpu = local_gpu();
+  const auto world = World::from_environment(gpu);
+  SumsAside* const aside = sums_aside(*world);
+  at::Tensor x = at::full({1 << 20}, 1.0, at::TensorOptions(at::kFloat).device(gpu));
+  aside->start_sum(x);
+  aside->join_sums();
+  EXPECT_EQ(x[0].item<float>(), 2);
+  if (world->rank() == 1) raise(SIGKILL);
+  aside->start_sum(x);
+  aside->join_sums();
+  x[0].item<float>();  // waits for ever, but for the watch
+  FAIL() << "a sum without the peer";
+}
+
 TEST(CudaWorldHelper, PeerDies) {
   if (!in_helper()) GTEST_SKIP() << "runs inside CudaWorld.DeathEndsTheOther";
   const at::Device gpu = local_gpu();
@@ -82,11 +147,18 @@ TEST(CudaWorld, TwoGpus) {
   EXPECT_TRUE(testing::run_world("CudaWorldHelper.Collectives", 2));
 }
 
+TEST(CudaWorld, SumsBesideOtherWork) {
+  if (!two_gpus()) GTEST_SKIP() << "needs two GPUs";
+  EXPECT_TRUE(testing::run_world("CudaWorldHelper.SumsAside", 2));
+}
+
 TEST(CudaWorld, DeathEndsTheOther) {
   if (!two_gpus()) GTEST_SKIP() << "needs two GPUs";
-  const std::vector<int> ends = testing::end_codes("CudaWorldHelper.PeerDies", 2, {{"CAIRN_DIST_TIMEOUT", "20"}});
-  EXPECT_EQ(ends[0], kExitUserError);
-  EXPECT_EQ(ends[1], 128 + SIGKILL);
+  for (const auto& [helper, timeout] : {std::pair{"CudaWorldHelper.PeerDies", "20"}, std::pair{"CudaWorldHelper.PeerDiesAside", "8"}}) {
+    const std::vector<int> ends = testing::end_codes(helper, 2, {{"CAIRN_DIST_TIMEOUT", timeout}});
+    EXPECT_EQ(ends[0], kExitUserError) << helper;
+    EXPECT_EQ(ends[1], 128 + SIGKILL) << helper;
+  }
 }
 
 TEST(CudaWorld, MoreProcessesThanGpusIsRefused) {

@@ -1,10 +1,13 @@
 #include <ATen/TensorOperators.h>
 #include <ATen/ops/full.h>
 #include <ATen/ops/randn.h>
+#include <ATen/ops/tensor.h>
 #include <ATen/ops/zeros.h>
 #include <gtest/gtest.h>
+#include <torch/csrc/autograd/autograd.h>
 
 #include <cmath>
+#include <vector>
 
 #include "cairn/core/random.h"
 #include "cairn/model/losses.h"
@@ -87,6 +90,49 @@ TEST(RouteLoss, IsItsDefinition) {
     EXPECT_NEAR(route_loss(c.trace, c.source, c.weight, at::Tensor(), c.S, world).item<double>(), c.expected(false), 1e-9);
     EXPECT_NEAR(route_loss(c.trace, c.source, c.weight, c.key, c.S, world).item<double>(), c.expected(true), 1e-9);
     EXPECT_NE(c.expected(false), c.expected(true));
+  }
+}
+
+// Told which rows have a visible source, it scores only these: the same loss and gradients.
+TEST(RouteLoss, RowsThatAreNamedAreEnough) {
+  for (uint64_t seed = 0; seed < 6; ++seed) {
+    Random random(seed, 92);
+    at::manual_seed(static_cast<int64_t>(seed));
+    Case c(random);
+    std::vector<int64_t> numbers;
+    for (int64_t b = 0; b < c.B; ++b) {
+      for (int64_t t = 0; t < c.L; ++t) {
+        bool any = false;
+        for (int k = 0; k < 2; ++k) {
+          const int64_t chunk = c.source[b][t][k].item<int64_t>();
+          any = any || (chunk >= 0 && c.visible(t, chunk));
+        }
+        if (any) numbers.push_back(b * c.L + t);
+      }
+    }
+    ASSERT_FALSE(numbers.empty());
+    ASSERT_LT(numbers.size(), static_cast<size_t>(c.B * c.L));
+    numbers.resize(numbers.size() + 1 + seed, -1);
+    const at::Tensor rows = at::tensor(numbers, at::kLong);
+    const auto run = [&](const at::Tensor& which) {
+      Trace trace;
+      trace.landmarks = c.trace.landmarks.clone().requires_grad_(true);
+      trace.retrievals.push_back(c.trace.retrievals[0]);
+      RetrievalTrace& r = trace.retrievals[0];
+      r.query = r.query.clone().requires_grad_(true);
+      r.score = r.score.clone().requires_grad_(true);
+      const at::Tensor loss = route_loss(trace, c.source, c.weight, seed % 2 == 0 ? c.key : at::Tensor(), c.S, World::single(), which);
+      std::vector<at::Tensor> out = torch::autograd::grad({loss}, {trace.landmarks, r.query, r.score});
+      out.push_back(loss.detach());
+      return out;
+    };
+    const auto all = run({}), named = run(rows);
+    for (size_t i = 0; i < all.size(); ++i) {
+      EXPECT_GT(all[i].abs().max().item<double>(), 1e-6);
+      EXPECT_LT((all[i] - named[i]).abs().max().item<double>(), 1e-12) << seed << " " << i;
+    }
+    const at::Tensor nothing = route_loss(c.trace, c.source, c.weight, c.key, c.S, World::single(), at::full({3}, -1, at::kLong));
+    EXPECT_EQ(nothing.item<double>(), 0);
   }
 }
 

@@ -7,13 +7,16 @@
 #include <ATen/ops/randint.h>
 #include <ATen/ops/randn.h>
 #include <ATen/ops/split_with_sizes.h>
+#include <ATen/ops/zeros.h>
 #include <fmt/format.h>
 #include <gtest/gtest.h>
 
 #include <cmath>
 
+#include "cairn/ops/cross_entropy/cross_entropy.h"
 #include "cairn/ops/cuda/kernels.h"
 #include "cairn/ops/norm/norm.h"
+#include "cairn/ops/norm/parts.h"
 #include "cairn/ops/rotary/rotary.h"
 #include "cairn/ops/route/route.h"
 #include "cairn/ops/select/select.h"
@@ -187,6 +190,109 @@ TEST_F(CudaTraining, RouteSums) {
       EXPECT_LE(worst(y, want), 1e-5 * largest(want) + 1e-5) << what;
       EXPECT_LE(worst(dx, want_dx), (type == at::kFloat ? 1e-4 : 1.0 / 200) * largest(want_dx)) << what;
       EXPECT_EQ(largest(y.masked_select(used.logical_not())), 0) << what;
+    }
+  }
+}
+
+// Rows by their numbers, in any order, some unused.
+TEST_F(CudaTraining, RouteSumsOfNumberedRows) {
+  Random draw(44, 6);
+  for (int i = 0; i < 12; ++i) {
+    const int64_t B = 1 + draw.below(3), S = 1 + draw.below(9), C = 8 * (1 + draw.below(9)), L = S * C + draw.below(S);
+    const int64_t sequences = B + draw.below(4), keys = 5, n = 1 + draw.below(B * L);
+    const RouteLayout layout = {L, C, S, draw.below(sequences - B + 1)};
+    const at::Tensor used = at::randint(-1, B * L, {n}, on_gpu(at::kLong)), key = at::randint(0, keys, {n}, on_gpu(at::kLong));
+    at::Tensor table = at::rand({keys, sequences * C}, on_gpu(at::kFloat)) < 0.3;
+    const at::Tensor cotangent = random({n}), product = random({n, sequences * C}, 8).to(at::kBFloat16);
+    const auto run = [&](bool fast, at::ScalarType as) {
+      const at::Tensor x = product.to(as).detach().clone().requires_grad_(true);
+      const at::Tensor y = (fast ? route_log_sum : route_log_sum_reference)(x, 0.3, layout, table, key, used);
+      const at::Tensor shown = y.detach().masked_fill(y.detach() < -1e20, 0);
+      const Tensors grads = torch::autograd::grad({(y * cotangent.to(y.scalar_type())).masked_fill(y < -1e20, 0).sum()}, {x});
+      return std::pair(shown, grads[0]);
+    };
+    const auto [y, dx] = run(true, at::kBFloat16);
+    const auto [want, want_dx] = run(false, at::kDouble);
+    const std::string what = fmt::format("case {}: B {} L {} C {} sequences {} rows {}", i, B, L, C, sequences, n);
+    EXPECT_LE(worst(y, want), 1e-5 * largest(want) + 1e-5) << what;
+    EXPECT_LE(worst(dx, want_dx), largest(want_dx) / 200) << what;
+  }
+}
+
+// Logits that were kept, and logits that are made again (by a second backward, or of large vocabularies): the same gradients.
+TEST_F(CudaTraining, CrossEntropyWithKeptLogits) {
+  const auto run = [&](int64_t rows, int64_t vocab) {
+    const at::Tensor hidden = random({rows, 64}).to(at::kBFloat16).requires_grad_(true),
+                     embedding = random({vocab, 64}).to(at::kBFloat16).requires_grad_(true),
+                     target = at::randint(0, vocab, {rows}, on_gpu(at::kLong)), weight = at::rand({rows}, on_gpu(at::kFloat));
+    const at::Tensor loss = (linear_cross_entropy(hidden, embedding, target).loss * weight).sum();
+    const Tensors first = torch::autograd::grad({loss}, {hidden, embedding}, {}, /*retain_graph=*/true);
+    const Tensors second = torch::autograd::grad({loss}, {hidden, embedding});
+    for (int i = 0; i < 2; ++i) {
+      EXPECT_TRUE(first[i].equal(second[i])) << rows << " " << vocab << " " << i;
+      EXPECT_GT(largest(first[i]), 0);
+    }
+    const at::Tensor x = hidden.detach().to(at::kDouble).requires_grad_(true), e = embedding.detach().to(at::kDouble).requires_grad_(true);
+    const at::Tensor exact = (linear_cross_entropy_reference(x, e, target).loss * weight).sum();
+    const Tensors want = torch::autograd::grad({exact}, {x, e});
+    for (int i = 0; i < 2; ++i) EXPECT_LE(worst(first[i], want[i]), largest(want[i]) / 50) << rows << " " << vocab << " " << i;
+  };
+  run(40'000, 512);
+  run(1'000, 4096);
+  run(7, 64);
+}
+
+// Two norms of parts of one product: the bits of each alone, gradients included.
+TEST_F(CudaTraining, NormsOfParts) {
+  Random draw(45, 6);
+  for (int i = 0; i < 8; ++i) {
+    const int64_t B = 1 + draw.below(3), L = 1 + draw.below(40), H = 1 + draw.below(5), D = 16 * (1 + draw.below(8)),
+                  R = 16 * (1 + draw.below(32));
+    const at::Tensor joined = random({B, L, R + H * D}, 3).to(at::kBFloat16), g = random({R}, 0.3, 1), h = random({D}, 0.3, 1),
+                     c = random({B, L, 1, R}).to(at::kBFloat16), e = random({B, L, H, D}).to(at::kBFloat16);
+    const int which = static_cast<int>(draw.below(3));  // whose gradient there is
+    const auto run = [&](bool together) {
+      const at::Tensor x = joined.clone().requires_grad_(true), v = g.clone().requires_grad_(true), w = h.clone().requires_grad_(true);
+      const Tensors parts = x.split_with_sizes({R, H * D}, -1);
+      const Tensors out = together ? norm_parts(x, {v, w}, {1, H})
+                                   : Tensors{rms_norm(parts[0].view({B, L, 1, R}), v), norm_rotate(parts[1].view({B, L, H, D}), w, {})};
+      at::Tensor loss = at::zeros({}, c.options().dtype(at::kFloat));
+      if (which != 1) loss = loss + (out[0] * c).to(at::kFloat).sum();
+      if (which != 0) loss = loss + (out[1] * e).to(at::kFloat).sum();
+      loss.backward();
+      Tensors all = {out[0].detach(), out[1].detach(), x.grad()};
+      if (which != 1) all.push_back(v.grad());
+      if (which != 0) all.push_back(w.grad());
+      return all;
+    };
+    const Tensors apart = run(false), together = run(true);
+    for (size_t k = 0; k < apart.size(); ++k) EXPECT_TRUE(apart[k].equal(together[k])) << i << " " << which << " " << k;
+  }
+}
+
+// A stream that is normed and goes on: both gradients, or one of them.
+TEST_F(CudaTraining, NormOfAStreamThatGoesOn) {
+  for (const int64_t width : {64, 512, 1000}) {
+    for (const int which : {0, 1, 2}) {
+      const at::Tensor x = random({3, 37, width}), w = random({width}, 0.3, 1), c = random({3, 37, width}),
+                       e = random({3, 37, width}).to(at::kBFloat16);
+      const auto run = [&](at::ScalarType type, bool fast) {
+        const at::Tensor a = x.to(type).detach().clone().requires_grad_(true), b = w.to(type).detach().clone().requires_grad_(true);
+        const at::Tensor stream = a * 1.0;  // no leaf, as in a model
+        const AddNorm out = fast ? add_rms_norm(stream, {}, b, at::kBFloat16) : AddNorm{stream, rms_norm_reference(stream, b)};
+        at::Tensor loss = at::zeros({}, x.options().dtype(type));
+        if (which != 1) loss = loss + (out.sum * c.to(type)).sum();
+        if (which != 0) loss = loss + (out.y.to(type) * e.to(type)).sum();
+        loss.backward();
+        return Tensors{out.y.detach(), a.grad(), b.grad()};
+      };
+      const Tensors got = run(at::kFloat, true), want = run(at::kDouble, false);
+      EXPECT_LE(worst(got[0], want[0]), largest(want[0]) / 100);
+      EXPECT_LE(worst(got[1], want[1]), 1e-5 * largest(want[1])) << width << " " << which;
+      ASSERT_EQ(got[2].defined(), which != 0);
+      if (which != 0) {
+        EXPECT_LE(worst(got[2], want[2]), 1e-5 * largest(want[2])) << width << " " << which;
+      }
     }
   }
 }

@@ -3,6 +3,7 @@
 #include <ATen/TensorOperators.h>
 #include <ATen/ops/cat.h>
 #include <ATen/ops/equal.h>
+#include <ATen/ops/tensor.h>
 #include <gtest/gtest.h>
 
 #include "cairn/core/error.h"
@@ -51,6 +52,23 @@ TEST(Batch, FollowsItsSamples) {
     }
     EXPECT_GT(answers, 0);
   }
+  // The rows with a visible source, and room for them.
+  std::vector<int64_t> rows;
+  for (int64_t row = 0; row < 3 * 128; ++row) {
+    bool visible = false;
+    for (int k = 0; k < 2; ++k) {
+      const int64_t chunk = batch.source[row / 128][row % 128][k].item<int64_t>();
+      visible = visible || (chunk >= 0 && row % 128 >= (chunk + 1) * 8);
+    }
+    if (visible) rows.push_back(row);
+  }
+  EXPECT_FALSE(rows.empty());
+  EXPECT_LE(static_cast<int64_t>(rows.size()), batch.room);
+  rows.resize(3 * 128, -1);
+  EXPECT_TRUE(batch.rows.equal(at::tensor(rows, at::kLong)));
+  const Batch again = Batch::of(batch.packed.clone(), 3, 128, batch.first, batch.room);
+  EXPECT_TRUE(same(batch, again));
+  EXPECT_TRUE(batch.rows.equal(again.rows));
 }
 
 TEST(BatchLoader, ContentDoesNotDependOnThreadsOrHistory) {

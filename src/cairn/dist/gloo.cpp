@@ -17,6 +17,7 @@
 #include <vector>
 
 #include "cairn/core/error.h"
+#include "cairn/dist/aside.h"
 #include "cairn/dist/gpu.h"
 #include "cairn/dist/watch.h"
 
@@ -40,7 +41,7 @@ c10::intrusive_ptr<c10d::Store> connect_store(const Rendezvous& r, bool first_co
   return c10::make_intrusive<c10d::PrefixStore>("cairn/" + r.attempt, c10::make_intrusive<c10d::TCPStore>(r.address, options));
 }
 
-class GlooWorld : public World {
+class GlooWorld : public World, public SumsAside {
  public:
   GlooWorld(const Rendezvous& r, at::Device device) : rank_(r.rank), size_(r.size) {
     const Milliseconds timeout(static_cast<int64_t>(r.timeout_seconds * 1000));
@@ -145,7 +146,37 @@ class GlooWorld : public World {
     wait("barrier", [&] { return group_->barrier(); });
   }
 
+  void start_sum(const at::Tensor& tensor) override {
+    CAIRN_CHECK(tensor.is_contiguous(), "a sum beside other work needs a contiguous tensor");
+    if (tensor.numel() == 0) return;
+    if (on_gpu(tensor)) return gpu_->start_sum(tensor.detach());
+    if (tensor.is_cpu()) {
+      std::vector<at::Tensor> list{tensor.detach()};
+      under_way_.push_back({start("all-reduce", [&] { return group_->allreduce(list); }), list});
+      return;
+    }
+    at::Tensor plain = tensor.detach();
+    all_reduce_sum(plain);
+  }
+
+  void join_sums() override {
+    if (gpu_ != nullptr) gpu_->join_sums();
+    std::vector<UnderWay> sums;
+    sums.swap(under_way_);
+    for (const UnderWay& sum : sums) wait("all-reduce", [&] { return sum.work; });
+  }
+
+  bool can_be_recorded() const override { return gpu_ != nullptr; }
+  void replayed() override {
+    if (gpu_ != nullptr) gpu_->replayed();
+  }
+
  private:
+  struct UnderWay {
+    c10::intrusive_ptr<c10d::Work> work;
+    std::vector<at::Tensor> tensors;
+  };
+
   // Runs `collective` on a contiguous host copy of the tensor (or on the tensor itself where it is one).
   void on_host(at::Tensor& tensor, const std::function<void(at::Tensor&)>& collective) {
     if (tensor.numel() == 0) return;
@@ -159,9 +190,19 @@ class GlooWorld : public World {
     tensor.detach().copy_(host);
   }
 
-  void wait(const char* name, const std::function<c10::intrusive_ptr<c10d::Work>()>& start) {
+  using Work = c10::intrusive_ptr<c10d::Work>;
+
+  void wait(const char* name, const std::function<Work()>& begin) {
+    start(name, [&] {
+      const Work work = begin();
+      work->wait();
+      return work;
+    });
+  }
+
+  Work start(const char* name, const std::function<Work()>& begin) {
     try {
-      start()->wait();
+      return begin();
     } catch (const std::exception& error) {
       failed_ = true;
       throw UserError(
@@ -182,7 +223,8 @@ class GlooWorld : public World {
   bool failed_ = false;
   c10::intrusive_ptr<c10d::Store> store_;
   c10::intrusive_ptr<c10d::ProcessGroupGloo> group_;
-  std::mutex gpu_mutex_;  // while gpu_ comes into being
+  std::vector<UnderWay> under_way_;  // sums in main memory
+  std::mutex gpu_mutex_;             // while gpu_ comes into being
   std::unique_ptr<GpuCollectives> gpu_;
   std::unique_ptr<PeerWatch> watch_;  // ends before what it asks about
 };

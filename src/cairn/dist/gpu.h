@@ -19,6 +19,10 @@ class GpuCollectives {
   virtual void all_reduce_sum(at::Tensor& tensor) = 0;
   virtual void all_gather(at::Tensor& all, const at::Tensor& tensor) = 0;
   virtual void broadcast(at::Tensor& tensor, int64_t root) = 0;
+  // Contracts: SumsAside (aside.h).
+  virtual void start_sum(const at::Tensor& tensor) = 0;
+  virtual void join_sums() = 0;
+  virtual void replayed() = 0;
   // What is wrong with a collective that was started, or "". Called by the watch from a thread of its own.
   virtual std::string trouble() = 0;
   virtual void finish() = 0;  // waits until all that was started is done

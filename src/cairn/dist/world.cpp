@@ -9,6 +9,7 @@
 #include <cstdlib>
 
 #include "cairn/core/error.h"
+#include "cairn/dist/aside.h"
 #include "cairn/dist/gloo.h"
 #include "cairn/dist/gpu.h"
 #include "cairn/dist/process_number.h"
@@ -53,6 +54,8 @@ bool register_gpu_collectives(MakeGpuCollectives make) {
   registered() = make;
   return true;
 }
+
+SumsAside* sums_aside(World& world) { return dynamic_cast<SumsAside*>(&world); }
 
 std::shared_ptr<World> World::single() { return std::make_shared<SingleWorld>(); }
 

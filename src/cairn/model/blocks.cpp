@@ -1,6 +1,7 @@
 #include "cairn/model/blocks.h"
 
 #include <ATen/TensorOperators.h>
+#include <ATen/core/grad_mode.h>
 #include <ATen/ops/arange.h>
 #include <ATen/ops/cat.h>
 #include <ATen/ops/linear.h>
@@ -44,12 +45,12 @@ at::Tensor Residual::norm(const at::Tensor& weight, at::ScalarType compute) {
 }
 
 at::Tensor Residual::norm_linear(const at::Tensor& gain, const at::Tensor& w, const at::Tensor& bias) {
-  if (!delta.defined()) return cairn::norm_linear(x, gain, w, bias, w.scalar_type());
+  if (!delta.defined() && !at::GradMode::is_enabled()) return cairn::norm_linear(x, gain, w, bias, w.scalar_type());
   return at::linear(norm(gain, w.scalar_type()), w, bias);
 }
 
 at::Tensor Residual::norm_swiglu(const at::Tensor& gain, const at::Tensor& w) {
-  if (!delta.defined()) return cairn::norm_swiglu(x, gain, w);
+  if (!delta.defined() && !at::GradMode::is_enabled()) return cairn::norm_swiglu(x, gain, w);
   return swiglu_joint(at::linear(norm(gain, w.scalar_type()), w));
 }
 

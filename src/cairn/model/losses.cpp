@@ -8,6 +8,7 @@
 #include <ATen/ops/linear.h>
 #include <ATen/ops/logsumexp.h>
 #include <ATen/ops/stack.h>
+#include <ATen/ops/where.h>
 #include <ATen/ops/zeros.h>
 
 #include <cmath>
@@ -87,7 +88,7 @@ at::Tensor distillation_loss(const Trace& trace, int64_t chunk, World& world) {
 }
 
 at::Tensor route_loss(const Trace& trace, const at::Tensor& source, const at::Tensor& weight, const at::Tensor& key, int64_t chunk,
-                      const std::shared_ptr<World>& world) {
+                      const std::shared_ptr<World>& world, const at::Tensor& rows) {
   const int64_t B = source.size(0), L = source.size(1), C = trace.landmarks.size(1);
   const at::TensorOptions options = trace.landmarks.options().dtype(weight.scalar_type()).requires_grad(false);
   if (C == 0) return at::zeros({}, options);
@@ -98,18 +99,26 @@ at::Tensor route_loss(const Trace& trace, const at::Tensor& source, const at::Te
   at::Tensor stated, keys;
   if (key.defined()) stated = states_key(source, key, C, *world), keys = key.flatten();
 
-  const at::Tensor ok = usable_sources(source, chunk);
-  const at::Tensor any = ok.any(2);
-  const at::Tensor v = weight * any;
+  // Of [B L, ...] the rows that are asked for.
+  at::Tensor number;
+  // Instead of -1 some row each its own: gradients of 0 are added there, and all in one place would wait for each other.
+  if (rows.defined()) number = at::where(rows >= 0, rows, at::arange(rows.size(0), rows.options()));
+  const auto pick = [&](const at::Tensor& t) { return number.defined() && t.defined() ? t.index_select(0, number) : t; };
+  at::Tensor ok = pick(usable_sources(source, chunk).flatten(0, 1));  // [n,2]
+  if (rows.defined()) ok = ok.logical_and((rows >= 0).unsqueeze(1));
+  const at::Tensor any = ok.any(1), none = any.logical_not();
+  const at::Tensor used = rows.defined() ? rows.masked_fill(none, -1) : any;
+  const at::Tensor v = pick(weight.flatten()) * any;
   const at::Tensor total_weight = world_sum(v.sum(), *world).clamp_min(1e-30);
-  const at::Tensor safe = source.clamp(0, C - 1);
+  const at::Tensor safe = pick(source.clamp(0, C - 1).flatten(0, 1));
+  keys = pick(keys);
   at::Tensor total;
   for (const RetrievalTrace& r : trace.retrievals) {
-    const at::Tensor query = r.query.flatten(0, 1).flatten(1);  // [B*L, r]
+    const at::Tensor query = pick(r.query.flatten(0, 1).flatten(1));  // [n, r]
     const double scale = 1.0 / std::sqrt(static_cast<double>(query.size(1)));
-    const at::Tensor rivals = route_log_sum(at::linear(query, all), scale, layout, stated, keys, any.flatten()).view({B, L});
-    const at::Tensor at_source = r.score.select(2, 0).gather(-1, safe).masked_fill(ok.logical_not(), kHidden);
-    const at::Tensor row = (rivals - at::logsumexp(at_source, {-1})).masked_fill(any.logical_not(), 0);
+    const at::Tensor rivals = route_log_sum(at::linear(query, all), scale, layout, stated, keys, used);
+    const at::Tensor at_source = pick(r.score.flatten(0, 2)).gather(-1, safe).masked_fill(ok.logical_not(), kHidden);
+    const at::Tensor row = (rivals - at::logsumexp(at_source, {-1})).masked_fill(none, 0);
     const at::Tensor loss = (row * v).sum() / total_weight;
     total = total.defined() ? total + loss : loss;
   }

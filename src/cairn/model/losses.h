@@ -31,9 +31,11 @@ at::Tensor distillation_loss(const Trace& trace, int64_t chunk, World& world);
 // key int64 [B,L] in 0 .. kKeyClasses - 1, or undefined: what row t looks its answer up by, 0 = nothing. Chunks of other sequences that
 // state the same key are no rivals: no query can tell them from its own source, and the loss would pull against itself. (Keys are compared
 // by class, so one rival in kKeyClasses is left out for nothing.)
+// rows int64 [n]: numbers b L + t of the rows that have a visible source, each once, -1 elsewhere; only these are scored against all
+// chunks. Undefined: all rows are.
 inline constexpr int64_t kKeyClasses = 4096;
 at::Tensor route_loss(const Trace& trace, const at::Tensor& source, const at::Tensor& weight, const at::Tensor& key, int64_t chunk,
-                      const std::shared_ptr<World>& world);
+                      const std::shared_ptr<World>& world, const at::Tensor& rows = {});
 
 // Share of answer rows (weight of row > 1 and a visible source) whose source chunk is among the top_k clean scores; [retrievals, 2]: top_k
 // and top 1.

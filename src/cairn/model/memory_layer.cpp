@@ -11,6 +11,7 @@
 #include "cairn/ops/hsa/hsa.h"
 #include "cairn/ops/hsa/pages.h"
 #include "cairn/ops/norm/norm.h"
+#include "cairn/ops/norm/parts.h"
 #include "cairn/ops/projection/projection.h"
 
 namespace cairn {
@@ -81,10 +82,15 @@ at::Tensor memory_attention_block(Residual& x, const Weights& weights, const std
       layer.retrieval ? weights.joined(prefix, {".retrieval", ".q"}, "_proj.weight") : weights.matrix(prefix + ".q_proj.weight"), {});
   const std::vector<at::Tensor> part =
       layer.retrieval ? joined.split_with_sizes({c.retrieval_dim, H * c.head_dim}, -1) : std::vector<at::Tensor>{joined};
+  // Training: both norms at once, whose gradients become one tensor.
+  std::vector<at::Tensor> normed;
+  if (layer.retrieval && c.landmark_norm && Q == 1 && at::GradMode::is_enabled()) {
+    normed = norm_parts(joined, {weights.vector(prefix + ".retrieval_norm.weight"), weights.vector(prefix + ".q_norm.weight")}, {1, H});
+  }
   RetrievalTrace trace;
   if (layer.retrieval) {
-    at::Tensor rq = part.front();
-    if (c.landmark_norm) rq = head_rms_norm(rq, weights.vector(prefix + ".retrieval_norm.weight"), Q);
+    at::Tensor rq = normed.empty() ? part.front() : normed[0];
+    if (c.landmark_norm && normed.empty()) rq = head_rms_norm(rq, weights.vector(prefix + ".retrieval_norm.weight"), Q);
     rq = rq.view({B, L, Q, c.retrieval_dim / Q});
     trace.query = rq;
     context.latest = c.retrieval_stride == "chunk"
@@ -108,7 +114,7 @@ at::Tensor memory_attention_block(Residual& x, const Weights& weights, const std
       return hsa_pages(raw, gain, gathered, index, found.score, weighting).flatten(2);
   }
   const at::Tensor used = found.selection.index >= 0;
-  const at::Tensor q = norm_rotate(raw, gain, {});
+  const at::Tensor q = normed.empty() ? norm_rotate(raw, gain, {}) : normed[1];
   k = k.to(q.scalar_type());
   v = v.to(q.scalar_type());
 

@@ -8,6 +8,7 @@
 
 #include "cairn/core/error.h"
 #include "cairn/model/blocks.h"
+#include "cairn/model/weights.h"
 #include "cairn/ops/norm/norm.h"
 #include "cairn/ops/projection/projection.h"
 
@@ -125,13 +126,19 @@ at::Tensor Model::logits(const at::Tensor& hidden) const {
 
 ForwardResult Model::forward(const at::Tensor& tokens, const ForwardOptions& options) const {
   CAIRN_CHECK(tokens.dim() == 2 && tokens.scalar_type() == at::kLong, "tokens must be int64 [B,L]");
+  const TrainingCast cast(*cache_, *parameters_, options.compute);
   ForwardResult result;
-  const at::Tensor x = lower(embed(tokens), 0, nullptr, options.compute);
+  const at::Tensor embedded = embed(tokens);
+  SegmentStart start(0);  // with a table that both halves use
+  if (config_.positions == "rope")
+    start.table = rotary_table(0, embedded.size(1), config_.head_dim, config_.rope_theta, embedded.device(), embedded.scalar_type());
+  const at::Tensor x = lower(embedded, start, nullptr, options.compute);
   const int64_t C = x.size(1) / config_.chunk;
-  ChunkEncoding encoding = encode_chunks(x.narrow(1, 0, C * config_.chunk), options.compute);
+  // A part would come back from the backward as a whole tensor of zeros and a copy.
+  ChunkEncoding encoding = encode_chunks(C * config_.chunk == x.size(1) ? x : x.narrow(1, 0, C * config_.chunk), options.compute);
   result.trace.landmarks = encoding.landmarks;
   TrainingMemory memory(std::move(encoding), options.noise_key, options.noise_row);
-  result.hidden = upper(x, 0, &memory, nullptr, options, &result.trace);
+  result.hidden = upper(x, start, &memory, nullptr, options, &result.trace);
   return result;
 }
 

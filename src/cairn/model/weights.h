@@ -1,5 +1,6 @@
-// The weights of one forward pass in the compute dtype. While gradients are wanted every access casts (autograd follows it); otherwise
-// casts and joined matrices are kept in a WeightCache until the flat buffer changes.
+// The weights of one forward pass in the compute dtype. Without gradients casts and joined matrices are kept in a WeightCache until the
+// flat buffer changes. With gradients every access casts (autograd follows it), or, inside a TrainingCast, is a view of one cast of all
+// matrices.
 #pragma once
 
 #include <ATen/core/Tensor.h>
@@ -19,8 +20,29 @@ class WeightCache {
   std::map<std::string, at::Tensor>& tensors(const Parameters& parameters, at::ScalarType compute);
 
  private:
+  friend class TrainingCast;
+  friend class Weights;
   std::map<at::ScalarType, std::map<std::string, at::Tensor>> tensors_;
   uint64_t version_ = 0;
+  struct Training {
+    at::Tensor matrices;                           // all of them, as they lie in the flat buffer; undefined: there is no TrainingCast
+    std::map<std::string, at::Tensor> handed_out;  // what autograd knows of it: a matrix that is used twice has one gradient
+  } training_;
+};
+
+// While it lives, matrices for passes with gradients are views of one cast of the flat buffer, and matrices that lie there one behind the
+// other (queries, keys and values; gate and up) are joined by lying so. Their gradients are added to the flat gradient buffer as they come,
+// in the compute dtype, joined: one kernel a matrix instead of three, the same numbers. Hooks behind the accumulation of a leaf's gradient
+// (GradientSum) are called as autograd would; hooks in front of it see nothing. Does nothing without gradients, or where nothing is cast.
+class TrainingCast {
+ public:
+  TrainingCast(WeightCache& cache, const Parameters& parameters, at::ScalarType compute);
+  ~TrainingCast();
+  TrainingCast(const TrainingCast&) = delete;
+  TrainingCast& operator=(const TrainingCast&) = delete;
+
+ private:
+  WeightCache& cache_;
 };
 
 class Weights {
@@ -38,7 +60,10 @@ class Weights {
  private:
   const Parameters& parameters_;
   at::ScalarType compute_;
+  at::Tensor part_of_cast(const std::string& key, const std::vector<at::Tensor>& leaves) const;
+
   std::map<std::string, at::Tensor>* kept_;  // null: nothing is kept
+  WeightCache::Training* training_;          // null: there is no cast
 };
 
 }  // namespace cairn

@@ -14,31 +14,69 @@
 
 namespace cairn {
 
+namespace {
+
+// An eighth, a quarter, a half of all rows, or all. Text and tasks have a source in 2 to 9 of 100 rows.
+int64_t room_for(int64_t used, int64_t rows) {
+  for (const int64_t part : {8, 4, 2}) {
+    if (used <= rows / part) return rows / part;
+  }
+  return rows;
+}
+
+}  // namespace
+
+// The widest first, so that every tensor is aligned whatever the sizes.
+int64_t batch_bytes(int64_t sequences, int64_t length) {
+  const int64_t rows = sequences * length;
+  return 8 * (rows * 6 + sequences) + 4 * rows + rows;  // tokens, target, source (2), key, rows; task; weight; is_answer
+}
+
+Batch Batch::of(const at::Tensor& packed, int64_t sequences, int64_t length, int64_t first, int64_t room) {
+  CAIRN_CHECK(packed.scalar_type() == at::kByte && packed.numel() == batch_bytes(sequences, length), "{} bytes for {} sequences of {}",
+              packed.numel(), sequences, length);
+  int64_t at = 0;
+  const auto next = [&](at::ScalarType type, std::vector<int64_t> shape) {
+    int64_t numbers = 1;
+    for (const int64_t size : shape) numbers *= size;
+    const int64_t bytes = numbers * static_cast<int64_t>(c10::elementSize(type));
+    const at::Tensor part = packed.narrow(0, at, bytes).view(type).view(shape);
+    at += bytes;
+    return part;
+  };
+  Batch batch;
+  batch.tokens = next(at::kLong, {sequences, length});
+  batch.target = next(at::kLong, {sequences, length});
+  batch.source = next(at::kLong, {sequences, length, 2});
+  batch.key = next(at::kLong, {sequences, length});
+  batch.rows = next(at::kLong, {sequences * length});
+  batch.task = next(at::kLong, {sequences});
+  batch.weight = next(at::kFloat, {sequences, length});
+  batch.is_answer = next(at::kBool, {sequences, length});
+  batch.first = first;
+  batch.room = room;
+  batch.packed = packed;
+  return batch;
+}
+
 Batch Batch::to(at::Device device) const {
   if (device.is_cpu()) return *this;
-  const auto move = [&](const at::Tensor& t) { return t.to(device, t.scalar_type(), /*non_blocking=*/true); };
-  return {move(tokens), move(target), move(weight), move(source), move(key), move(is_answer), move(task), first};
+  return of(packed.to(device, at::kByte, /*non_blocking=*/true), tokens.size(0), tokens.size(1), first, room);
 }
 
 Batch make_batch(const TaskSet& tasks, const std::vector<std::string>& task_names, uint64_t seed, int64_t first, int64_t count,
                  int64_t length, int64_t chunk, bool pinned) {
-  const auto options = [&](at::ScalarType dtype) { return at::TensorOptions().dtype(dtype).pinned_memory(pinned); };
-  Batch batch;
-  batch.first = first;
-  batch.tokens = at::empty({count, length}, options(at::kLong));
-  batch.target = at::empty({count, length}, options(at::kLong));
-  batch.weight = at::empty({count, length}, options(at::kFloat));
-  batch.source = at::empty({count, length, 2}, options(at::kLong));
-  batch.key = at::empty({count, length}, options(at::kLong));
-  batch.is_answer = at::empty({count, length}, options(at::kBool));
-  batch.task = at::empty({count}, options(at::kLong));
+  Batch batch = Batch::of(at::empty({batch_bytes(count, length)}, at::TensorOptions(at::kByte).pinned_memory(pinned)), count, length, first,
+                          count * length);
   auto* tokens = batch.tokens.data_ptr<int64_t>();
   auto* target = batch.target.data_ptr<int64_t>();
   auto* weight = batch.weight.data_ptr<float>();
   auto* source = batch.source.data_ptr<int64_t>();
   auto* key = batch.key.data_ptr<int64_t>();
   auto* is_answer = batch.is_answer.data_ptr<bool>();
+  auto* rows = batch.rows.data_ptr<int64_t>();
   auto* task = batch.task.data_ptr<int64_t>();
+  int64_t with_source = 0;
   for (int64_t b = 0; b < count; ++b) {
     const Sample sample = tasks.training_sample(seed, first + b, length);
     CAIRN_CHECK(static_cast<int64_t>(sample.tokens.size()) == length + 1 && static_cast<int64_t>(sample.weight.size()) == length &&
@@ -55,12 +93,17 @@ Batch make_batch(const TaskSet& tasks, const std::vector<std::string>& task_name
       weight[row] = sample.weight[t];
       is_answer[row] = sample.is_answer[t] != 0;
       key[row] = sample.key[t] == 0 ? 0 : 1 + static_cast<int64_t>(sample.key[t] % (kKeyClasses - 1));
+      bool visible = false;
       for (int k = 0; k < 2; ++k) {
         const int64_t position = sample.source[t][k];
         source[2 * row + k] = position < 0 ? -1 : position / chunk;
+        visible = visible || (position >= 0 && t >= (position / chunk + 1) * chunk);
       }
+      if (visible) rows[with_source++] = row;
     }
   }
+  std::fill(rows + with_source, rows + count * length, -1);
+  batch.room = room_for(with_source, count * length);
   return batch;
 }
 

@@ -4,7 +4,7 @@
 #include <torch/csrc/autograd/profiler_kineto.h>
 
 #include <algorithm>
-#include <chrono>
+#include <cctype>
 #include <cstdio>
 #include <map>
 #include <nlohmann/json.hpp>
@@ -25,6 +25,22 @@ struct KernelTime {
   int64_t calls = 0;
 };
 
+// What one of ATen's element by element kernels does, which stands among its template arguments: the first word of the kind
+// CUDAFunctor_add or direct_copy_kernel_cuda. Empty: there is none.
+std::string operation(const std::string& name) {
+  if (name.find("at::native") == std::string::npos) return "";
+  std::string word;
+  for (const char c : name + " ") {
+    if (std::isalnum(static_cast<unsigned char>(c)) != 0 || c == '_') {
+      word += c;
+      continue;
+    }
+    if (word.find("Functor") != std::string::npos || word.find("_kernel_cuda") != std::string::npos) return word;
+    word.clear();
+  }
+  return "";
+}
+
 // The name without its template arguments and parameters.
 std::string short_name(const std::string& name) {
   std::string out;
@@ -37,7 +53,9 @@ std::string short_name(const std::string& name) {
     if (depth == 0) out += c;
     if (c == '>') --depth;
   }
-  return out.size() > 100 ? out.substr(0, 100) : out;
+  if (out.size() > 100) out.resize(100);
+  const std::string what = operation(name);
+  return what.empty() ? out : out + ": " + what;
 }
 
 template <typename Step>
@@ -104,14 +122,10 @@ void bench_train(const TrainConfig& config, const TrainRun& run, const BenchTrai
     const Moment moment = moment_of(config, phase, begin);
     begin = phase.end;
     const Batch batch = stage.batch(config, std::max<int64_t>(1, config.train.batch_tokens / phase.length / world.size()), phase.length);
-    std::vector<double> seconds;
     reset_peak_memory(stage.device);
     world.barrier();
-    for (int64_t i = 0; i < kWarmUp + options.steps; ++i) {
-      const auto start = std::chrono::steady_clock::now();
-      stage.step(config, batch, moment);
-      if (i >= kWarmUp) seconds.push_back(std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count());
-    }
+    for (int64_t i = 0; i < kWarmUp; ++i) stage.step(batch, moment);
+    std::vector<double> seconds = stage.time_steps(batch, moment, options.steps);
     std::sort(seconds.begin(), seconds.end());
     const double median = seconds[seconds.size() / 2], rate = static_cast<double>(batch.tokens.numel() * world.size()) / median;
     const auto memory = device_memory(stage.device);
@@ -127,9 +141,10 @@ void bench_train(const TrainConfig& config, const TrainRun& run, const BenchTrai
     nlohmann::json line = {
         {"length", phase.length}, {"top_k", phase.top_k}, {"seconds", median}, {"fastest", seconds.front()}, {"tokens_per_second", rate}};
     line["flops_per_second"] = flops;
+    line["recorded"] = stage.steps->recorded();  // as a CUDA graph
     if (memory) line["peak_bytes"] = memory->peak;
     if (options.kernels) {
-      const auto times = watch([&] { stage.step(config, batch, moment); });
+      const auto times = watch([&] { stage.step(batch, moment); });
       if (first) line["kernels"] = print_kernels(times, options.rows);
     }
     report["phases"].push_back(std::move(line));

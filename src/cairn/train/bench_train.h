@@ -9,7 +9,7 @@
 namespace cairn {
 
 struct BenchTrainOptions {
-  int64_t steps = 10;    // timed, after three that are not
+  int64_t steps = 10;    // timed, after three that are not; on a GPU queued one ahead, as training does
   bool kernels = false;  // also the time of every kind of kernel (GPU; steps of their own, for watching slows them down)
   int64_t rows = 25;     // of that table
   double peak = 0;       // TFLOP/s that the device is said to reach: utilisation is told against it

@@ -55,8 +55,10 @@ MemoryEstimate estimate_memory(const TrainConfig& config, int64_t processes, boo
   for (const Phase& phase : config.phases()) {
     const int64_t sequences = config.train.batch_tokens / phase.length;
     const double tokens = static_cast<double>(config.train.batch_tokens) / static_cast<double>(processes);
+    // With kernels the logits of small vocabularies stay as well (ops/cross_entropy).
+    const double logits = kernels ? std::min(4.0 * tokens * static_cast<double>(config.model.vocab), static_cast<double>(1 << 30)) : 0;
     estimate.activations =
-        std::max(estimate.activations, static_cast<int64_t>(tokens * activation_bytes(config, phase, sequences, kernels)));
+        std::max(estimate.activations, static_cast<int64_t>(tokens * activation_bytes(config, phase, sequences, kernels) + logits));
   }
   return estimate;
 }
@@ -83,7 +85,8 @@ double training_flops(const TrainConfig& config, const Phase& phase, int64_t seq
     flops += 2 * 2 * d * mh + 4 * selected * S * mh;
     if (layer.retrieval) {
       flops += 2 * d * r + 2 * r * chunks;
-      if (config.train.route_weight > 0) flops += 2 * r * chunks * static_cast<double>(sequences);
+      // Only rows with a source are scored, of which there are fewer (Batch::room).
+      if (config.train.route_weight > 0) flops += 2 * r * chunks * static_cast<double>(sequences) / 8;
     }
   }
   return 3 * (flops + 2 * d * static_cast<double>(m.vocab));

@@ -20,7 +20,8 @@ MemoryEstimate estimate_memory(const TrainConfig& config, int64_t processes, boo
 
 // Floating point operations of one training token, forward and backward (three times the forward): products with weights, attention over
 // its window, chunks and selected memory, landmark scores, logits. Nothing for what is computed twice, for norms and other small things:
-// the numerator of model FLOP utilisation. The route loss's scores against all `sequences` of the batch are counted where it is on.
+// the numerator of model FLOP utilisation. The route loss's scores against all `sequences` of the batch are counted for an eighth of the
+// tokens where it is on.
 double training_flops(const TrainConfig& config, const Phase& phase, int64_t sequences);
 
 // ResourceError with the numbers and what to change if the run does not fit.

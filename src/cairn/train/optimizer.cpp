@@ -33,12 +33,27 @@ Optimizer::Optimizer(std::shared_ptr<Parameters> parameters, const TrainOptions&
   updates_ = at::zeros({}, flat.options());
   norm_ = at::zeros({}, flat.options());
   guard_ = at::zeros({4}, flat.options().dtype(at::kDouble));
+  if (!flat.is_cpu()) rate_ = at::zeros({}, flat.options());
 }
 
 void Optimizer::step(double lr, const at::Tensor& loss) {
+  set_rate(lr);
+  update(loss);
+  updated();
+}
+
+void Optimizer::set_rate(double lr) {
+  lr_ = lr;
+  if (rate_.defined()) rate_.fill_(lr);
+}
+
+// The fused step writes without saying so; what is kept of the weights asks this counter whether they are still the same.
+void Optimizer::updated() { parameters_->flat().unsafeGetTensorImpl()->bump_version(); }
+
+void Optimizer::update(const at::Tensor& loss) {
   const at::Tensor& flat = parameters_->flat();
   const at::Tensor& gradient = parameters_->flat_gradient();
-  norm_ = at::linalg_vector_norm(gradient, 2);
+  norm_.copy_(at::linalg_vector_norm(gradient, 2));
   const at::Tensor running = guard_.select(0, 0), accepted = guard_.select(0, 1);
   at::Tensor good = norm_.isfinite().logical_and(loss.detach().isfinite());
   if (options_.spike_factor > 0) good = good.logical_and((accepted < kGuardAfter).logical_or(norm_ <= options_.spike_factor * running));
@@ -52,13 +67,18 @@ void Optimizer::step(double lr, const at::Tensor& loss) {
   const auto update = [&](int64_t begin, int64_t count, double decay) {
     if (count == 0) return;
     const auto part = [&](const at::Tensor& t) { return std::vector<at::Tensor>{t.narrow(0, begin, count)}; };
-    at::_fused_adamw_(part(flat), part(gradient), part(average_), part(square_), {}, std::vector<at::Tensor>{updates_}, lr,
-                      options_.betas[0], options_.betas[1], decay, options_.epsilon, /*amsgrad=*/false, /*maximize=*/false, scale, bad);
+    const auto run = [&](const auto& rate) {
+      at::_fused_adamw_(part(flat), part(gradient), part(average_), part(square_), {}, std::vector<at::Tensor>{updates_}, rate,
+                        options_.betas[0], options_.betas[1], decay, options_.epsilon, /*amsgrad=*/false, /*maximize=*/false, scale, bad);
+    };
+    if (rate_.defined()) {
+      run(rate_);
+    } else {
+      run(lr_);
+    }
   };
   update(0, parameters_->decay_count(), options_.weight_decay);
   update(parameters_->decay_count(), parameters_->count() - parameters_->decay_count(), 0);
-  // The fused step writes without saying so; what is kept of the weights (WeightCache) asks this counter whether they are still the same.
-  flat.unsafeGetTensorImpl()->bump_version();
 
   // A step that was left out lifts the bar a little as well: skill forms with a jump of the norm, and a new level must be accepted after a
   // few steps.
@@ -66,7 +86,7 @@ void Optimizer::step(double lr, const at::Tensor& loss) {
   const at::Tensor wide = at::where(good, norm_.to(at::kDouble), bar);
   const at::Tensor follow = at::where(accepted > 0, running + kFollow * (wide - running), at::where(good, wide, running));
   const at::Tensor one = good.to(at::kDouble);
-  guard_ = at::stack({follow, accepted + one, guard_.select(0, 2) + (1 - one), (guard_.select(0, 3) + 1) * (1 - one)});
+  guard_.copy_(at::stack({follow, accepted + one, guard_.select(0, 2) + (1 - one), (guard_.select(0, 3) + 1) * (1 - one)}));
 }
 
 Optimizer::Report Optimizer::report() const {

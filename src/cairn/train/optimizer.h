@@ -19,6 +19,12 @@ class Optimizer {
   // norm above spike_factor times the running norm, leaves weights and averages as they are.
   void step(double lr, const at::Tensor& loss);
 
+  // The same in parts. On a GPU update() reads and writes device memory that stays where it is, so it can be part of recorded work, which
+  // is replayed between set_rate() and updated().
+  void set_rate(double lr);
+  void update(const at::Tensor& loss);
+  void updated();  // tells those who keep something of the weights (WeightCache)
+
   // The last step's and the running numbers; waits for the device.
   struct Report {
     double norm = 0;          // gradient norm before clipping
@@ -40,6 +46,8 @@ class Optimizer {
   at::Tensor updates_;           // fp32 scalar: accepted steps, AdamW's t
   at::Tensor guard_;             // fp64 [4]: running norm, accepted, skipped, skipped in a row
   at::Tensor norm_;              // fp32 scalar: of the last step
+  at::Tensor rate_;              // fp32 scalar on a GPU; elsewhere lr_ counts
+  double lr_ = 0;
 };
 
 }  // namespace cairn

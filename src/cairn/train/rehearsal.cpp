@@ -39,9 +39,9 @@ void dry_run(const TrainConfig& config, const TrainRun& run) {
     const int64_t all = config.train.batch_tokens / phase.length;
     const int64_t sequences = stage.device.is_cpu() ? std::min(all, std::max<int64_t>(1, 8192 / phase.length)) : all;
     const Batch batch = stage.batch(config, sequences, phase.length);
-    stage.step(config, batch, moment);
+    stage.step(batch, moment);
     const auto start = std::chrono::steady_clock::now();
-    stage.step(config, batch, moment);
+    stage.step(batch, moment);
     const double step_seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
     const double rate = static_cast<double>(sequences * phase.length) / step_seconds;
     const double tokens = (phase.end - begin) * static_cast<double>(config.train.tokens);
@@ -69,7 +69,7 @@ Overfit overfit_one_batch(const TrainConfig& config, const TrainRun& run, int64_
   const double peak = moment.lr;
   for (; result.steps < max_steps; ++result.steps) {
     moment.lr = peak * std::min(1.0, static_cast<double>(result.steps + 1) / 20);
-    result.last_loss = stage.step(config, batch, moment);
+    result.last_loss = stage.step(batch, moment);
     if (result.steps == 0) {
       result.first_loss = result.last_loss;
       result.bound = 0.1 * result.first_loss;

@@ -39,7 +39,8 @@ StepLosses step_losses(const Model& model, const Batch& batch, const Moment& mom
   losses.total = losses.token.loss;
   losses.cross_entropy = losses.token.loss.detach();
   if (moment.route_weight > 0) {
-    const at::Tensor route = route_loss(forward.trace, batch.source, batch.weight, batch.key, chunk, world);
+    const at::Tensor route =
+        route_loss(forward.trace, batch.source, batch.weight, batch.key, chunk, world, batch.rows.narrow(0, 0, batch.room));
     losses.total = losses.total + moment.route_weight * route;
     losses.route = route.detach();
   }
@@ -53,14 +54,27 @@ StepLosses step_losses(const Model& model, const Batch& batch, const Moment& mom
 }
 
 StepLosses step_gradients(const Model& model, const Batch& batch, const Moment& moment, const TrainConfig& config,
-                          const std::shared_ptr<World>& world) {
+                          const std::shared_ptr<World>& world, GradientSum* sum) {
   const uint64_t key = config.train.gumbel ? stream_key({static_cast<uint64_t>(config.train.seed), kNoiseStream}) | 1 : 0;
   const at::ScalarType compute = config.train.precision == "bf16" ? at::kBFloat16 : at::kFloat;
   model.parameters()->zero_gradients();
   StepLosses losses = step_losses(model, batch, moment, compute, key, world);
+  if (sum != nullptr) sum->begin();
   losses.total.backward();
-  at::Tensor flat = model.parameters()->flat_gradient();
-  world->all_reduce_sum(flat);
+  if (sum != nullptr) {
+    sum->finish();
+  } else {
+    at::Tensor flat = model.parameters()->flat_gradient();
+    world->all_reduce_sum(flat);
+  }
+  // Nobody goes back through them; what they hold of the pass goes now.
+  losses.total = losses.total.detach();
+  losses.trace.landmarks = losses.trace.landmarks.detach();
+  for (RetrievalTrace& r : losses.trace.retrievals) {
+    for (at::Tensor* const t : {&r.query, &r.score, &r.weight, &r.lse}) {
+      if (t->defined()) *t = t->detach();
+    }
+  }
   return losses;
 }
 

@@ -14,6 +14,7 @@
 #include "cairn/model/model.h"
 #include "cairn/train/batch.h"
 #include "cairn/train/config.h"
+#include "cairn/train/gradient_sum.h"
 #include "cairn/train/schedule.h"
 
 namespace cairn {
@@ -30,9 +31,10 @@ StepLosses step_losses(const Model& model, const Batch& batch, const Moment& mom
                        const std::shared_ptr<World>& world);
 
 // The gradients of one optimizer step in model.parameters()->flat_gradient(): forward, backward, sum over processes. The noise depends on
-// train.seed and the samples' numbers alone, so any number of processes gives the same gradients up to rounding.
+// train.seed and the samples' numbers alone, so any number of processes gives the same gradients up to rounding. sum: sends them while the
+// backward pass runs; null: one all-reduce behind it. The result is detached.
 StepLosses step_gradients(const Model& model, const Batch& batch, const Moment& moment, const TrainConfig& config,
-                          const std::shared_ptr<World>& world);
+                          const std::shared_ptr<World>& world, GradientSum* sum = nullptr);
 
 // The loss of the global batch, for the guard of the optimizer. Scalar, detached.
 at::Tensor global_loss(const StepLosses& losses, World& world);

@@ -20,6 +20,7 @@
 #include "cairn/train/journal.h"
 #include "cairn/train/setup.h"
 #include "cairn/train/step.h"
+#include "cairn/train/train_step.h"
 
 namespace cairn {
 namespace {
@@ -104,6 +105,7 @@ TrainResult train(const TrainConfig& config, const TrainRun& run) {
   journal.start(config_json(config), environment_json(device), state.step, summary(config, run, parameters, device, state));
   install_stop_handler();
   BatchLoader loader(materials.tasks, batch_plan(config, materials, world, device));
+  TrainStep steps(model, &optimizer, config, run.world, device);
 
   TrainResult result;
   Journal::Position at;
@@ -150,9 +152,7 @@ TrainResult train(const TrainConfig& config, const TrainRun& run) {
     }
 
     // Step.
-    const Batch batch = loader.next(state.step, moment.length).to(device);
-    const StepLosses losses = step_gradients(*model, batch, moment, config, run.world);
-    optimizer.step(moment.lr, global_loss(losses, world));
+    const StepLosses& losses = steps.run(loader.next(state.step, moment.length), moment);
     ++state.step;
     state.tokens += loader.sequences(moment.length) * world.size() * moment.length;
 
@@ -172,7 +172,7 @@ TrainResult train(const TrainConfig& config, const TrainRun& run) {
 
     // Log: the only place that waits for the device.
     if (state.step % options.log_every == 0 || schedule.finished()) {
-      const Measurement measured = measure(losses, batch, materials.task_names, config.model, world);
+      const Measurement measured = measure(losses, steps.batch(), materials.task_names, config.model, world);
       const Optimizer::Report report = optimizer.report();
       const double interval = elapsed(last_log);
       last_log = Clock::now();

@@ -12,6 +12,8 @@
 #include <torch/csrc/autograd/custom_function.h>
 
 #include <algorithm>
+#include <utility>
+#include <vector>
 
 #include "cairn/core/error.h"
 #include "cairn/ops/cross_entropy/kernels.h"
@@ -25,6 +27,8 @@ using torch::autograd::AutogradContext;
 using torch::autograd::variable_list;
 
 constexpr int64_t kGrain = 16384;  // logits a thread takes at least
+// On a GPU logits of small vocabularies wait for the backward (1 GB at most); larger ones are multiplied again there.
+constexpr int64_t kKept = int64_t{1} << 28;
 
 // Numbers of a block of logits: 4 MB in fp32 on a CPU, so that they stay in its caches; 512 MB on a GPU, where larger products pay.
 int64_t block_rows(const at::Tensor& embedding) {
@@ -88,7 +92,9 @@ void gradient_of(at::Tensor& logits, const at::Tensor& lse, const at::Tensor& ta
   });
 }
 
-Statistics forward_of(const at::Tensor& hidden, const at::Tensor& embedding_given, const at::Tensor& target_given) {
+// kept: takes the blocks' logits, or null.
+Statistics forward_of(const at::Tensor& hidden, const at::Tensor& embedding_given, const at::Tensor& target_given,
+                      std::vector<at::Tensor>* kept = nullptr) {
   const at::Tensor target = target_given.contiguous();
   const int64_t rows = hidden.size(0), block = block_rows(embedding_given);
   const at::Tensor embedding = for_products(embedding_given);
@@ -97,6 +103,7 @@ Statistics forward_of(const at::Tensor& hidden, const at::Tensor& embedding_give
   for (int64_t r = 0; r < rows; r += block) {
     const int64_t n = std::min(block, rows - r);
     const at::Tensor logits = logits_of(hidden.narrow(0, r, n), embedding), goal = target.narrow(0, r, n);
+    if (kept != nullptr) kept->push_back(logits);
     if (has_kernels(logits)) {
       statistics_of(logits, target, r, s);
       continue;
@@ -115,15 +122,24 @@ Statistics forward_of(const at::Tensor& hidden, const at::Tensor& embedding_give
 
 struct CrossEntropyFunction : torch::autograd::Function<CrossEntropyFunction> {
   static variable_list forward(AutogradContext* context, const at::Tensor& hidden, const at::Tensor& embedding, const at::Tensor& target) {
-    const Statistics s = forward_of(hidden, embedding, target);
+    std::vector<at::Tensor> logits;
+    const bool keep = hidden.is_cuda() && hidden.size(0) * embedding.size(0) <= kKept;
+    const Statistics s = forward_of(hidden, embedding, target, keep ? &logits : nullptr);
+    if (keep) context->saved_data["logits"] = logits;
     context->save_for_backward({hidden, embedding, target, s.lse});
     context->mark_non_differentiable({s.correct});
     return {s.loss, s.correct};
   }
 
-  // d logits = g (softmax - onehot), block by block from the saved log-sum-exp.
+  // d logits = g (softmax - onehot), block by block from the saved log-sum-exp. Kept logits are overwritten: another backward makes them
+  // again.
   static variable_list backward(AutogradContext* context, variable_list grads) {
     const variable_list saved = context->get_saved_variables();
+    std::vector<at::Tensor> kept;
+    if (const auto found = context->saved_data.find("logits"); found != context->saved_data.end()) {
+      kept = found->second.toTensorVector();
+      context->saved_data.erase(found);
+    }
     const at::Tensor &hidden = saved[0], &lse = saved[3];
     const at::Tensor target = saved[2].contiguous();
     const at::Tensor embedding = for_products(saved[1]);
@@ -134,7 +150,7 @@ struct CrossEntropyFunction : torch::autograd::Function<CrossEntropyFunction> {
     for (int64_t r = 0; r < rows; r += block) {
       const int64_t n = std::min(block, rows - r);
       const at::Tensor h = hidden.narrow(0, r, n), g = grads[0].narrow(0, r, n).to(type).contiguous();
-      at::Tensor d = logits_of(h, embedding);
+      at::Tensor d = kept.empty() ? logits_of(h, embedding) : std::move(kept[static_cast<size_t>(r / block)]);
       if (const CudaKernels* kernels = cuda_kernels_for(d)) {
         d = kernels->cross_entropy_gradient(d, target.narrow(0, r, n), lse.narrow(0, r, n), g, embedding.scalar_type());
       } else if (has_kernels(d)) {
@@ -144,7 +160,11 @@ struct CrossEntropyFunction : torch::autograd::Function<CrossEntropyFunction> {
         d.scatter_add_(1, target.narrow(0, r, n).unsqueeze(1), -g.unsqueeze(1));
       }
       d = d.to(embedding.scalar_type());
-      d_hidden.narrow(0, r, n).copy_(at::mm(d, embedding));
+      at::Tensor d_rows = d_hidden.narrow(0, r, n);
+      if (d_hidden.scalar_type() == d.scalar_type())
+        at::mm_out(d_rows, d, embedding);
+      else
+        d_rows.copy_(at::mm(d, embedding));
       const at::Tensor d_t = d.t();
       if (d.scalar_type() == type)
         d_embedding.addmm_(d_t, h.to(type));

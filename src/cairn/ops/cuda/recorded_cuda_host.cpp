@@ -1,6 +1,9 @@
 // Recording through ATen's CUDAGraph: its allocations come from a pool of their own, which the recording keeps.
 #include <ATen/cuda/CUDAGraph.h>
 #include <c10/cuda/CUDAFunctions.h>
+#include <cuda_runtime_api.h>
+
+#include <exception>
 
 #include "cairn/ops/cuda/kernels.h"
 #include "cairn/ops/cuda/launch.h"
@@ -19,7 +22,11 @@ class Graph final : public RecordedWork {
     try {
       work();
     } catch (...) {
-      graph_.capture_end();
+      try {
+        graph_.capture_end();
+      } catch (const std::exception&) {  // the first error says more
+      }
+      cudaGetLastError();
       throw;
     }
     graph_.capture_end();

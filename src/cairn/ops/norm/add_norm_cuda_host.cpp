@@ -72,7 +72,10 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> backward(const at::Tensor& grad_s
   const at::Tensor parts = at::empty({p.blocks, p.width}, sum.options());
   p.grad_weight = parts.mutable_data_ptr<float>();
   check_launch(launch_add_backward(p, current_stream()));
-  return {dx, ddelta, parts.sum(0).to(weight.scalar_type())};
+  const at::Tensor grad_weight = at::empty({p.width}, parts.options());
+  check_launch(norm_cuda::launch_column_sums(parts.const_data_ptr<float>(), p.blocks, p.width, grad_weight.mutable_data_ptr<float>(),
+                                             current_stream()));
+  return {dx, ddelta, grad_weight.to(weight.scalar_type())};
 }
 
 const bool registered = register_cuda_kernels([](CudaKernels* table) {

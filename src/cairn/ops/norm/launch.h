@@ -10,6 +10,9 @@ namespace cairn::norm_cuda {
 constexpr int64_t kMostWidth = 1024;  // D
 constexpr int64_t kWidthStep = 16;    // D is a multiple: eight numbers of each half at a time
 
+// Thread blocks a multiprocessor in the backward: what registers allow. Two do not keep memory busy.
+constexpr int kBackwardBlocks = 3;
+
 struct Params {
   const void* x;  // [B,L,H,D], last stride 1, rows 16-byte aligned
   int64_t x_batch_stride, x_row_stride, x_head_stride;
@@ -41,6 +44,9 @@ struct AddParams {
   int64_t blocks;
 };
 constexpr int64_t kAddWidthStep = 8;
+
+// parts fp32 [rows][width], such as the blocks' partial sums -> sums fp32 [width] of the columns, in a fixed order.
+cudaError_t launch_column_sums(const float* parts, int64_t rows, int64_t width, float* sums, cudaStream_t stream);
 
 cudaError_t launch_add_forward(const AddParams& params, cudaStream_t stream);
 cudaError_t launch_add_backward(const AddParams& params, cudaStream_t stream);

@@ -78,7 +78,7 @@ __global__ void __launch_bounds__(kThreads) forward_kernel(const __grid_constant
 // With n = x / rms and h = (gradient turned back) * weight: dx = (h - n mean(h n)) / rms, dweight = sum over rows of (gradient turned back)
 // n.
 template <typename X, typename Y, int LANES, int PIECES>
-__global__ void __launch_bounds__(kThreads) backward_kernel(const __grid_constant__ Params p) {
+__global__ void __launch_bounds__(kThreads, PIECES == 1 ? kBackwardBlocks : 1) backward_kernel(const __grid_constant__ Params p) {
   constexpr int kRows = kThreads / LANES;
   extern __shared__ float total[];  // [D]
   const int lane = threadIdx.x % LANES, warp = threadIdx.x / 32;

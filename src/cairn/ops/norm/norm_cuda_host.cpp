@@ -80,7 +80,7 @@ std::tuple<at::Tensor, at::Tensor> backward(const at::Tensor& grad_in, const at:
   const at::Tensor grad_x = fits ? into : at::empty(x.sizes(), x.options());
   if (x.numel() == 0) return {grad_x, at::zeros_like(weight)};
   norm_cuda::Params p = params_of(x, weight, cosine, sine, grad.scalar_type());
-  p.blocks = std::clamp<int64_t>(x.numel() / 4096, 1, kBlocks * multiprocessors(x));
+  p.blocks = std::clamp<int64_t>(x.numel() / 4096, 1, norm_cuda::kBackwardBlocks * multiprocessors(x));
   const at::Tensor sums = at::empty({p.blocks, p.width}, x.options().dtype(at::kFloat));
   p.grad = grad.const_data_ptr();
   p.grad_x = grad_x.mutable_data_ptr();
@@ -88,7 +88,10 @@ std::tuple<at::Tensor, at::Tensor> backward(const at::Tensor& grad_in, const at:
   p.grad_weight = sums.mutable_data_ptr<float>();
   check_launch(launch_backward(p, current_stream()));
   if (into.defined() && !fits) into.copy_(grad_x);
-  return {grad_x, sums.sum(0).to(weight.scalar_type())};
+  const at::Tensor grad_weight = at::empty({p.width}, sums.options());
+  check_launch(norm_cuda::launch_column_sums(sums.const_data_ptr<float>(), p.blocks, p.width, grad_weight.mutable_data_ptr<float>(),
+                                             current_stream()));
+  return {grad_x, grad_weight.to(weight.scalar_type())};
 }
 
 const bool registered = register_cuda_kernels([](CudaKernels* table) {

@@ -13,11 +13,12 @@ struct Params {
   const void* product;  // [rows, columns] contiguous, 16-byte aligned, bf16 or fp32
   bool bf16;
   float scale;
-  int64_t rows, columns;  // B L; sequences C, a multiple of kColumnStep
+  int64_t rows, columns;  // B L, or as many as are numbered; sequences C, a multiple of kColumnStep
   int64_t length, chunks, chunk, own_first;
   const bool* states_key;     // [keys, columns], 8-byte aligned, or null
   const int64_t* key;         // [rows]
-  const bool* used;           // [rows]
+  const bool* used;           // [rows], or null:
+  const int64_t* number;      // [rows], b L + t of each, -1: not used
   float* out;                 // forward: [rows]
   const float *known, *grad;  // backward: forward's result; gradient of it, [rows]
   void* grad_product;         // backward: [rows, columns], dtype of product

@@ -2,8 +2,10 @@
 
 #include <ATen/TensorOperators.h>
 #include <ATen/core/grad_mode.h>
+#include <ATen/ops/arange.h>
 #include <ATen/ops/full.h>
 #include <ATen/ops/logsumexp.h>
+#include <ATen/ops/where.h>
 #include <torch/csrc/autograd/custom_function.h>
 
 #include "cairn/core/error.h"
@@ -44,27 +46,32 @@ std::optional<at::Tensor> given(const at::Tensor& t) { return t.defined() ? std:
 }  // namespace
 
 at::Tensor route_log_sum_reference(const at::Tensor& product, double scale, const RouteLayout& layout, const at::Tensor& states_key,
-                                   const at::Tensor& key, const at::Tensor& used) {
-  const int64_t L = layout.length, C = layout.chunks, B = product.size(0) / L, sequences = product.size(1) / C;
+                                   const at::Tensor& key, const at::Tensor& used_in) {
+  const int64_t L = layout.length, C = layout.chunks, rows = product.size(0), sequences = product.size(1) / C;
+  const bool numbered = used_in.scalar_type() == at::kLong;
+  const at::Tensor used = numbered ? used_in >= 0 : used_in;
+  const at::Tensor number = numbered ? used_in.clamp_min(0) : at::arange(rows, used_in.options().dtype(at::kLong));
   Visibility v;
   v.chunk = layout.chunk;
-  const at::Tensor visible = visible_chunks(L, C, v, product.device());
-  at::Tensor open = at::full({B, L, sequences, C}, true, visible.options());
-  if (states_key.defined()) open = states_key.index_select(0, key).logical_not_().view({B, L, sequences, C});
-  for (int64_t b = 0; b < B; ++b) open.select(0, b).select(1, layout.own_first + b).copy_(visible);
+  const at::Tensor visible = visible_chunks(L, C, v, product.device()).index_select(0, number.remainder(L));  // [rows,C]
+  at::Tensor open = at::full({rows, sequences, C}, true, visible.options());
+  if (states_key.defined()) open = states_key.index_select(0, key).logical_not_().view({rows, sequences, C});
+  const at::Tensor own = at::arange(sequences, number.options()).eq((number.div(L, "floor") + layout.own_first).unsqueeze(1));
+  open = at::where(own.unsqueeze(2), visible.unsqueeze(1), open);
   const at::Tensor score = (product.scalar_type() == at::kDouble ? product : product.to(at::kFloat)) * scale;
-  const at::Tensor closed = open.logical_not_().view({B * L, sequences * C});
+  const at::Tensor closed = open.logical_not_().view({rows, sequences * C});
   return at::logsumexp(score.masked_fill(closed, kHidden), {1}).masked_fill(used.logical_not(), 0);
 }
 
 at::Tensor route_log_sum(const at::Tensor& product, double scale, const RouteLayout& layout, const at::Tensor& states_key,
                          const at::Tensor& key, const at::Tensor& used) {
-  CAIRN_CHECK(product.dim() == 2 && layout.length >= 1 && layout.chunks >= 1 && layout.chunk >= 1 && product.size(0) % layout.length == 0 &&
-                  product.size(1) % layout.chunks == 0,
+  const bool numbered = used.scalar_type() == at::kLong;
+  CAIRN_CHECK(product.dim() == 2 && layout.length >= 1 && layout.chunks >= 1 && layout.chunk >= 1 &&
+                  (numbered || product.size(0) % layout.length == 0) && product.size(1) % layout.chunks == 0,
               "route_log_sum: sequences of {} tokens and {} chunks", layout.length, layout.chunks);
-  CAIRN_CHECK(layout.own_first >= 0 && layout.own_first + product.size(0) / layout.length <= product.size(1) / layout.chunks,
+  CAIRN_CHECK(layout.own_first >= 0 && (numbered || layout.own_first + product.size(0) / layout.length <= product.size(1) / layout.chunks),
               "route_log_sum: sequence {} of {}", layout.own_first, product.size(1) / layout.chunks);
-  CAIRN_CHECK(used.scalar_type() == at::kBool && used.numel() == product.size(0) && states_key.defined() == key.defined() &&
+  CAIRN_CHECK((numbered || used.scalar_type() == at::kBool) && used.numel() == product.size(0) && states_key.defined() == key.defined() &&
                   (!key.defined() || (key.numel() == product.size(0) && states_key.size(1) == product.size(1))),
               "route_log_sum: used of {}, {} rows", used.numel(), product.size(0));
   const CudaKernels* kernels = product.is_cuda() ? cuda_kernels() : nullptr;

@@ -20,9 +20,9 @@ struct RouteLayout {
   int64_t own_first = 0;  // number of the first row's sequence among all sequences
 };
 
-// product [B L, sequences C] (bf16, fp32 or fp64; differentiable), scale > 0; states_key bool [keys, sequences C] with key int64 [B L], or
-// both undefined; used bool [B L]: other rows cost nothing, their result is 0 and their gradient 0. Result [B L], fp32 (fp64 for fp64). A
-// used row without any open column gives about -1e30.
+// product [n, sequences C] (bf16, fp32, fp64; differentiable), scale > 0; states_key bool [keys, sequences C] with key int64 [n], or both
+// undefined; used: bool [n], n = B L, or int64 [n]: the rows' numbers r, -1: not used. Rows not used cost nothing, their result and
+// gradient are 0. Result [n], fp32 (fp64 for fp64). A used row without any open column gives about -1e30.
 at::Tensor route_log_sum(const at::Tensor& product, double scale, const RouteLayout& layout, const at::Tensor& states_key,
                          const at::Tensor& key, const at::Tensor& used);
 at::Tensor route_log_sum_reference(const at::Tensor& product, double scale, const RouteLayout& layout, const at::Tensor& states_key,

@@ -23,7 +23,11 @@ route_cuda::Params params_of(const at::Tensor& product, double scale, const Rout
   p.rows = product.size(0), p.columns = product.size(1);
   p.length = layout.length, p.chunks = layout.chunks, p.chunk = layout.chunk, p.own_first = layout.own_first;
   if (states_key.defined()) p.states_key = states_key.const_data_ptr<bool>(), p.key = key.const_data_ptr<int64_t>();
-  p.used = used.const_data_ptr<bool>();
+  if (used.scalar_type() == at::kLong) {
+    p.number = used.const_data_ptr<int64_t>();
+  } else {
+    p.used = used.const_data_ptr<bool>();
+  }
   return p;
 }
 

@@ -19,8 +19,11 @@ struct Row {
   int64_t own_begin, own_open, own_end;  // columns of its own sequence; the visible ones end at own_open
 };
 
-__device__ inline Row row_of(const Params& p, int64_t row) {
-  const int64_t b = row / p.length, t = row % p.length, visible = t / p.chunk < p.chunks ? t / p.chunk : p.chunks;
+// b L + t of a row, -1: it is not used.
+__device__ inline int64_t number_of(const Params& p, int64_t row) { return p.number != nullptr ? p.number[row] : p.used[row] ? row : -1; }
+
+__device__ inline Row row_of(const Params& p, int64_t row, int64_t number) {
+  const int64_t b = number / p.length, t = number % p.length, visible = t / p.chunk < p.chunks ? t / p.chunk : p.chunks;
   const int64_t begin = (p.own_first + b) * p.chunks;
   return {p.states_key == nullptr ? nullptr : reinterpret_cast<const uint8_t*>(p.states_key) + p.key[row] * p.columns, begin,
           begin + visible, begin + p.chunks};
@@ -46,11 +49,12 @@ __global__ void __launch_bounds__(kThreads) forward_kernel(const __grid_constant
   const int lane = threadIdx.x % 32;
   for (int64_t row = static_cast<int64_t>(blockIdx.x) * kWarps + threadIdx.x / 32; row < p.rows;
        row += static_cast<int64_t>(gridDim.x) * kWarps) {
-    if (!p.used[row]) {
+    const int64_t number = number_of(p, row);
+    if (number < 0) {
       if (lane == 0) p.out[row] = 0;
       continue;
     }
-    const Row r = row_of(p, row);
+    const Row r = row_of(p, row, number);
     float most = kHidden, sum = 0;
     for (int64_t m = lane * kEight; m < p.columns; m += 32 * kEight) {
       float x[kEight];
@@ -81,8 +85,9 @@ __global__ void __launch_bounds__(kThreads) backward_kernel(const __grid_constan
   const int lane = threadIdx.x % 32;
   for (int64_t row = static_cast<int64_t>(blockIdx.x) * kWarps + threadIdx.x / 32; row < p.rows;
        row += static_cast<int64_t>(gridDim.x) * kWarps) {
-    const float g = p.used[row] ? p.grad[row] * p.scale : 0, lse = p.known[row];
-    const Row r = row_of(p, row);
+    const int64_t number = number_of(p, row);
+    const float g = number >= 0 ? p.grad[row] * p.scale : 0, lse = p.known[row];
+    const Row r = row_of(p, row, number < 0 ? 0 : number);
     for (int64_t m = lane * kEight; m < p.columns; m += 32 * kEight) {
       float x[kEight] = {};
       if (g != 0) {

@@ -31,6 +31,7 @@ template <int KEYS>
 __global__ void __launch_bounds__(kThreads) given_kernel(const __grid_constant__ GivenParams p) {
   const int lane = threadIdx.x % 32;
   const auto n = static_cast<int>(p.n);
+  const int64_t first = p.noise_row + (p.noise_row_more == nullptr ? 0 : *p.noise_row_more);
   for (int64_t row = static_cast<int64_t>(blockIdx.x) * kWarps + threadIdx.x / 32; row < p.count;
        row += static_cast<int64_t>(gridDim.x) * kWarps) {
     const int64_t q = row % p.heads, t = row / p.heads % p.rows, b = row / p.heads / p.rows;
@@ -39,7 +40,7 @@ __global__ void __launch_bounds__(kThreads) given_kernel(const __grid_constant__
     const float* score = p.score + row * p.chunks;
     uint64_t h = 0;
     if (p.quantiles != nullptr) {
-      h = mix(static_cast<uint64_t>(p.noise_row + b) * kOdd ^ p.noise_key);
+      h = mix(static_cast<uint64_t>(first + b) * kOdd ^ p.noise_key);
       h = mix(h + static_cast<uint64_t>(p.noise_position + t) * kOdd);
       h = mix(h + static_cast<uint64_t>(q) * kOdd);
     }

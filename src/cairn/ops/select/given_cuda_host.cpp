@@ -30,6 +30,8 @@ Selection select(const at::Tensor& score_in, int64_t n, const Visibility& visibi
     table = gumbel_quantiles(score.device());
     p.quantiles = table.const_data_ptr<float>();
     p.noise_key = noise_key, p.noise_row = first_row, p.noise_position = visibility.first_position;
+    const at::Tensor& more = NoiseRowOnDevice::current();
+    if (more.defined()) p.noise_row_more = more.const_data_ptr<int64_t>();
   }
   p.index = out.index.mutable_data_ptr<int64_t>();
   p.chosen_score = out.score.mutable_data_ptr<float>();

@@ -70,6 +70,7 @@ struct GivenParams {
   const float* quantiles;                // [2^16] of the Gumbel distribution, or null: no noise
   uint64_t noise_key;
   int64_t noise_row, noise_position;  // of the first sequence and its row 0
+  const int64_t* noise_row_more;      // on the device, added to noise_row; null: nothing
   int64_t* index;                     // [count][n], nearest first, -1 unused
   float* chosen_score;                // [count][n], 0 where unused
 };

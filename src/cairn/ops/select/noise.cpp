@@ -8,6 +8,7 @@
 #include <map>
 #include <mutex>
 #include <string>
+#include <utility>
 
 namespace cairn {
 namespace {
@@ -56,5 +57,13 @@ at::Tensor gumbel_noise(uint64_t key, int64_t B, int64_t L, int64_t Q, int64_t C
   const at::Tensor level = h.bitwise_right_shift(64 - kLevelBits).bitwise_and((int64_t{1} << kLevelBits) - 1);
   return gumbel_quantiles(device).index_select(0, level.flatten()).view({B, L, Q, C});
 }
+
+namespace {
+thread_local at::Tensor row_on_device;
+}  // namespace
+
+NoiseRowOnDevice::NoiseRowOnDevice(at::Tensor row) { row_on_device = std::move(row); }
+NoiseRowOnDevice::~NoiseRowOnDevice() { row_on_device = at::Tensor(); }
+const at::Tensor& NoiseRowOnDevice::current() { return row_on_device; }
 
 }  // namespace cairn

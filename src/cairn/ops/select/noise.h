@@ -15,4 +15,15 @@ at::Tensor gumbel_noise(uint64_t key, int64_t B, int64_t L, int64_t Q, int64_t C
 // fp32 [2^16] on `device`: what the noise is looked up in.
 at::Tensor gumbel_quantiles(at::Device device);
 
+// While it lives, the noise kernel of a GPU adds the int64 scalar `row` on the device to first_row, in selections of this thread: recorded
+// work reads there which sequences it is replayed for.
+class NoiseRowOnDevice {
+ public:
+  explicit NoiseRowOnDevice(at::Tensor row);
+  ~NoiseRowOnDevice();
+  NoiseRowOnDevice(const NoiseRowOnDevice&) = delete;
+  NoiseRowOnDevice& operator=(const NoiseRowOnDevice&) = delete;
+  static const at::Tensor& current();  // undefined: there is none
+};
+
 }  // namespace cairn
