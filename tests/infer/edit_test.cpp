@@ -55,6 +55,28 @@ TEST(EditTest, EqualsAFreshReadInMemoryAndInTheFile) {
   }
 }
 
+// A window of one token and a text that ends with a chunk: there is nothing to keep of its end.
+TEST(EditTest, NothingKeptOfTheEnd) {
+  int met = 0;
+  for (uint64_t seed = 1; seed <= 200; ++seed) {
+    Setting s(seed + 9000);
+    if (s.config.window != 1 || s.config.upper_reach() != 0) continue;
+    ++met;
+    SCOPED_TRACE(fmt::format("seed {}: {}", seed, describe(s.config)));
+    const int64_t chunk = s.config.chunk;
+    std::vector<int32_t> ids = s.ids(5 * chunk);
+    TextMemory text = s.remember(ids);
+    const std::vector<int32_t> fresh = s.ids(chunk), question = s.ids(6);
+    ids.insert(ids.begin() + chunk, fresh.begin(), fresh.end());
+    insert_tokens(*s.reader, text, chunk, fresh);
+    ids.erase(ids.begin() + 3 * chunk, ids.begin() + 4 * chunk);
+    delete_tokens(*s.reader, text, 3 * chunk, chunk);
+    ASSERT_EQ(ids_of(text), ids);
+    ASSERT_LE(relative_rms(s.ask(text, question), s.ask(s.remember(ids), question)), 1e-5);
+  }
+  EXPECT_GT(met, 0);
+}
+
 TEST(EditTest, ManyEditsDoNotLeaveCrumbs) {
   Setting s(7);
   const TempFolder folder(quick_disk());

@@ -364,7 +364,8 @@ void Reader::rebuild_end(ReaderState& state, const TokenFetch& fetch) const {
   state.upper_valid = false;
   state.partial = state.tail = at::Tensor();
   if (have == 0) return;
-  const int64_t kept = std::min(have, std::max({rest, tail, config.window - 1}));
+  // One token at least: of none there would be no states to take nothing from.
+  const int64_t kept = std::min(have, std::max({rest, tail, config.window - 1, int64_t{1}}));
   const int64_t start = std::max(state.first, state.end - kept - config.lower_reach());
   const at::Tensor x = lower_states(state.batch(), start, state.end, fetch, &state.lower);
   state.partial = last_columns(x, rest);
