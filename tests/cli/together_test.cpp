@@ -46,14 +46,19 @@ class TogetherProgram : public ::testing::Test {
 
   // The same command in `size` processes at once.
   static std::vector<Said> run_together(const std::string& arguments, int size = 2) {
+    return run_together(std::vector<std::string>(size, arguments));
+  }
+  // A command for each process.
+  static std::vector<Said> run_together(const std::vector<std::string>& arguments) {
+    const int size = static_cast<int>(arguments.size());
     const int port = testing::free_port();
     std::vector<Said> all(size);
     std::vector<std::thread> threads;
     for (int rank = 0; rank < size; ++rank) {
       threads.emplace_back([&, rank] {
-        all[rank] = run_program(arguments, fmt::format("WORLD_SIZE={} RANK={} LOCAL_RANK={} MASTER_ADDR=127.0.0.1 MASTER_PORT={} "
-                                                       "CAIRN_DIST_TIMEOUT=60 OMP_NUM_THREADS=1",
-                                                       size, rank, rank, port));
+        all[rank] = run_program(arguments[rank], fmt::format("WORLD_SIZE={} RANK={} LOCAL_RANK={} MASTER_ADDR=127.0.0.1 MASTER_PORT={} "
+                                                             "CAIRN_DIST_TIMEOUT=60 OMP_NUM_THREADS=1",
+                                                             size, rank, rank, port));
       });
     }
     for (std::thread& thread : threads) thread.join();
@@ -134,6 +139,20 @@ TEST_F(TogetherProgram, ReadAndAppendGiveTheMemoryOfOneProcess) {
   // The texts are those of process 0.
   expect_refusal("read " + model() + " " + path("nothing.txt") + " -o " + path("x.memory"), "nothing.txt");
   expect_refusal("read " + model() + " " + path("a.txt") + " -o " + path("two.memory"), "exists");
+}
+
+// On several machines a path may lead to different models.
+TEST_F(TogetherProgram, ReadingRefusesDifferentModels) {
+  fs::copy(model(), path("other"), fs::copy_options::recursive);
+  std::string weights = read_file(path("other/model.safetensors"));
+  weights.back() ^= 1;
+  write_file(path("other/model.safetensors"), weights);
+  const std::string rest = " " + path("a.txt") + " -o " + path("x.memory");
+  const std::vector<Said> all = run_together(std::vector<std::string>{"read " + model() + rest, "read " + path("other") + rest});
+  EXPECT_EQ(all[0].code, 2);
+  EXPECT_EQ(all[1].code, 2);
+  EXPECT_THAT(all[0].err, HasSubstr("not the same model in all 2 processes"));
+  EXPECT_EQ(lines_in(all[0].err + all[1].err), 1) << all[0].err << all[1].err;
 }
 
 TEST_F(TogetherProgram, AnswersAreThoseOfOneProcess) {

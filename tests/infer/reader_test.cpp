@@ -252,6 +252,12 @@ TEST(Reader, BoundedState) {
   reader.read(*state, random_tokens(random, 1, 4000, s.config.vocab));
   EXPECT_LE(state->bytes() - state->memory.bytes(), small + s.config.chunk * s.config.d_model * 4);
   EXPECT_LE(state->bytes(), Reader::state_bytes(s.config, 1, 4400, at::kFloat));
+  for (const int64_t chunks : {1, 2, 63, 64, 65, 130}) {  // the first page has room for 64, whatever is in it
+    const auto few = reader.new_reader_state(2);
+    const int64_t tokens = chunks * s.config.chunk;
+    reader.read(*few, random_tokens(random, 2, tokens, s.config.vocab));
+    EXPECT_LE(few->bytes(), Reader::state_bytes(s.config, 2, tokens, at::kFloat)) << chunks;
+  }
 }
 
 TEST(Reader, ReadingInBf16StaysNearForwardInBf16) {

@@ -233,12 +233,9 @@ void open_all(const Options& options, const std::shared_ptr<World>& world, Openi
 // On several machines a path may lead to different files.
 void require_same_memory(const std::optional<MemoryFile>& file, World* world) {
   if (world == nullptr || !file) return;
-  const auto hash = static_cast<int64_t>(std::hash<std::string>{}(file->root().to_json()));
-  const at::Tensor all = world->all_gather(at::full({1}, hash, at::kLong));
-  if (!all.eq(hash).all().item<bool>()) {
-    throw UserError("{}: is not the same file in all {} processes; put it where every machine sees it", file->path().string(),
-                    world->size());
-  }
+  require_same(world, file->root().to_json(),
+               fmt::format("{}: is not the same file in all {} processes; put it where every machine sees it", file->path().string(),
+                           world->size()));
 }
 
 // Asks and prints. others: hear every batch of prompts; null: nobody else is there.

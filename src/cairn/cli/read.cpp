@@ -106,6 +106,13 @@ int run(const Options& options) {
   code = together(world.get(), [&] {
     if (world->rank() != 0) opening.model.emplace(open_session(options.session, bf16.item<int64_t>() == 1 ? "bf16" : "fp32"));
   });
+  if (code == 0) {
+    code = together(world.get(), [&] {
+      require_same(world.get(), opening.model->header.fingerprint,
+                   fmt::format("{}: is not the same model in all {} processes; put it where every machine sees it", options.session.model,
+                               world->size()));
+    });
+  }
   if (code != 0) return code;
   SharedReading reading(opening.model->reader, *world);
   if (world->rank() != 0) {

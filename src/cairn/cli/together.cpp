@@ -51,6 +51,12 @@ int together(World* world, const std::function<void()>& work) {
   return 0;
 }
 
+void require_same(World* world, const std::string& text, const std::string& message) {
+  if (world == nullptr) return;
+  const auto hash = static_cast<int64_t>(std::hash<std::string>{}(text));
+  if (!world->all_gather(at::full({1}, hash, at::kLong)).eq(hash).all().item<bool>()) throw UserError("{}", message);
+}
+
 std::optional<int> refuse_together(const std::string& command) {
   const ProcessNumber number = process_number();
   if (number.size == 1) return std::nullopt;

@@ -21,6 +21,9 @@ inline bool is_first(const World* world) { return world == nullptr || world->ran
 // prints why, and all return that exit code; else 0. Alone, what it throws is thrown.
 int together(World* world, const std::function<void()>& work);
 
+// UserError with `message` in all processes unless `text` is the same in all; for together(). Alone nothing.
+void require_same(World* world, const std::string& text, const std::string& message);
+
 // For a command that is the work of one process: the exit code if this process was started with others (process 0 says so), else nothing.
 std::optional<int> refuse_together(const std::string& command);
 

@@ -134,7 +134,7 @@ namespace {
 // Chunks of `tokens` tokens with the unused ones of the last page.
 int64_t page_slots(const ModelConfig& config, int64_t tokens) {
   const int64_t chunks = tokens / config.chunk;
-  return chunks + std::clamp(chunks, std::min(chunks, ChunkMemory::kSmallestPage), ChunkMemory::kLargestPage);
+  return chunks == 0 ? 0 : chunks + std::clamp(chunks, ChunkMemory::kSmallestPage, ChunkMemory::kLargestPage);
 }
 
 }  // namespace
