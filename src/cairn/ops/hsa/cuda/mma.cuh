@@ -17,10 +17,11 @@ __device__ inline void load_matrices_transposed(uint32_t* x, uint32_t at) {
                : "r"(at));
 }
 // d[16 x 8] += a[16 x 16] b[16 x 8]
-__device__ inline void multiply(float* d, const uint32_t* a, const uint32_t* b) {
+__device__ inline void multiply(float* d, uint32_t a0, uint32_t a1, uint32_t a2, uint32_t a3, uint32_t b0, uint32_t b1) {
   asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};\n"
                : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
-               : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
+               : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "r"(b0), "r"(b1));
 }
+__device__ inline void multiply(float* d, const uint32_t* a, const uint32_t* b) { multiply(d, a[0], a[1], a[2], a[3], b[0], b[1]); }
 
 }  // namespace cairn::hsa_cuda

@@ -10,6 +10,7 @@
 #include "cairn/ops/cuda/bytes.cuh"
 #include "cairn/ops/cuda/dependent.cuh"
 #include "cairn/ops/cuda/vector.cuh"
+#include "cairn/ops/hsa/cuda/mma.cuh"
 #include "cairn/ops/hsa/cuda/pages.h"
 
 namespace cairn::hsa_cuda {
@@ -37,12 +38,6 @@ __device__ inline uint32_t pack(float low, float high) {
 }
 __device__ inline uint32_t word_of(const uint4& x, int i) { return i == 0 ? x.x : i == 1 ? x.y : i == 2 ? x.z : x.w; }
 
-// d[16 x 8] += a[16 x 16] b[16 x 8]
-__device__ inline void multiply(float (&d)[4], uint32_t a0, uint32_t a1, uint32_t a2, uint32_t a3, uint32_t b0, uint32_t b1) {
-  asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};\n"
-               : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
-               : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "r"(b0), "r"(b1));
-}
 __device__ inline float sum_warp(float x) {
 #pragma unroll
   for (int offset = 16; offset >= 1; offset /= 2) x += __shfl_xor_sync(kAll, x, offset);

@@ -82,7 +82,7 @@ Order forward_order(Params* p) {
   return chosen * visible * static_cast<double>(tokens) >= kUnionSharing * different ? Order::kUnion : Order::kAsk;
 }
 
-Workspace plan(Params* p, bool backward, bool ordered, int processors, const PlanOptions& options) {
+Workspace plan(Params* p, bool backward, bool ordered, int processors) {
   const int64_t rows = p->B * p->L, R = p->H / p->G, tile_pairs = kTileRows / R, key_blocks = key_blocks_of(*p);
   p->R = static_cast<int32_t>(R), p->inverse_R = static_cast<uint32_t>(65536 / R + (R > 1 ? 1 : 0));
   const int64_t row_bytes = p->H * p->N * p->D * 2 * (backward ? key_blocks : 1);  // partial results of a row of queries
@@ -96,16 +96,14 @@ Workspace plan(Params* p, bool backward, bool ordered, int processors, const Pla
   int64_t block_rows = std::max((backward ? 2 : 1) * kBlockBytes / row_bytes, for_runs);
   block_rows = std::min(block_rows, std::max<int64_t>(kMostBlockBytes / row_bytes, 1));
   if (little) block_rows = ceil_div(rows, 2);
-  if (options.block_rows > 0) block_rows = options.block_rows;
   // Keys are 32 bits wide.
   const int64_t keys_of_a_block = p->B * p->Gi * p->C + 1;
   block_rows = std::max(block_rows, ceil_div(rows, std::max<int64_t>((int64_t{1} << 32) / keys_of_a_block - 1, 1)));
   block_rows = std::clamp<int64_t>(ceil_div(block_rows, kReduceRows) * kReduceRows, 1, std::max<int64_t>(rows, 1));
   p->block_rows = block_rows;
   p->blocks = ceil_div(rows, block_rows);
-  p->delay = static_cast<int32_t>(std::clamp<int64_t>(options.delay > 0 ? options.delay : 2, 1, std::max<int64_t>(p->blocks, 1)));
-  p->ring =
-      static_cast<int32_t>(std::min<int64_t>(std::max(options.ring > 0 ? options.ring : 4, p->delay + 1), std::max<int64_t>(p->blocks, 1)));
+  p->delay = static_cast<int32_t>(std::clamp<int64_t>(2, 1, std::max<int64_t>(p->blocks, 1)));
+  p->ring = static_cast<int32_t>(std::min<int64_t>(std::max(4, p->delay + 1), std::max<int64_t>(p->blocks, 1)));
 
   const SharedPlan shared = backward ? backward_shared(p->D, p->S) : forward_shared(p->D, p->S);
   p->chunk_slots = shared.chunk_slots, p->key_blocks = static_cast<int32_t>(key_blocks),
@@ -113,20 +111,19 @@ Workspace plan(Params* p, bool backward, bool ordered, int processors, const Pla
   p->tiles_at = static_cast<int32_t>(shared.chunk_slots * 2 * key_blocks * panels_of(p->D));
   p->own_blocks = static_cast<int32_t>(backward ? key_blocks : 1);
   p->fan = static_cast<int32_t>(p->Gi == 1 ? p->G : 1) * p->own_blocks;
-  p->by_lanes = R <= (options.lanes != 0 ? options.lanes : kMostByLanes) && (R & (R - 1)) == 0;
+  p->by_lanes = R <= kMostByLanes && (R & (R - 1)) == 0;
   p->box_keys = static_cast<int32_t>(p->S);
   if (p->S > kKeyBlock) {
     for (p->box_keys = kKeyBlock; p->S % p->box_keys != 0;) p->box_keys /= 2;
   }
   const int64_t block_pairs = block_rows * p->Gi * p->N, all_pairs = rows * p->Gi * p->N;
   int64_t item_pairs = (backward ? 2048 : 512) / R;
-  const int64_t most = options.item_pairs > 0 ? options.item_pairs : item_pairs;
+  const int64_t most = item_pairs;
   while (item_pairs > 2 * tile_pairs && all_pairs * p->fan / item_pairs < processors * 12) item_pairs /= 2;
-  if (options.item_pairs > 0) item_pairs = options.item_pairs;
   item_pairs = std::clamp<int64_t>(item_pairs, tile_pairs, kMostItemPairs) / tile_pairs * tile_pairs;
   const int64_t keys = p->B * p->Gi * p->C;
   const int64_t run_bytes = p->blocks * (ceil_div(block_pairs, item_pairs) + keys) * p->fan * 2 * kKeyBlock * p->D * 4;
-  const bool runs = ordered && run_bytes <= (options.most_run_bytes > 0 ? options.most_run_bytes : kMostRunBytes), turns = ordered && !runs;
+  const bool runs = ordered && run_bytes <= kMostRunBytes, turns = ordered && !runs;
   // No small items where they take turns: they would wait longer for each other than they gain.
   if (turns) item_pairs = std::clamp<int64_t>(most, tile_pairs, kWindowPairs) / tile_pairs * tile_pairs;
   p->item_pairs = static_cast<int32_t>(item_pairs);

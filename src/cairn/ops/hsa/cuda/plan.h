@@ -7,14 +7,6 @@
 
 namespace cairn::hsa_cuda {
 
-// What tests and measurements may set; 0: chosen by plan().
-struct PlanOptions {
-  int64_t block_rows = 0;
-  int32_t item_pairs = 0, ring = 0, delay = 0;
-  int64_t most_run_bytes = 0;
-  int32_t lanes = 0;  // the most heads of a group whose rows come by lanes; below 0: none
-};
-
 struct Workspace {
   int64_t partial_bytes = 0, dot_bytes = 0, counter_bytes = 0;  // Params: partial; partial_dot; ticket, main_done, reduce_done, turn
   int64_t starts = 0, before = 0;                               // elements
@@ -40,7 +32,7 @@ enum class Order {
 Order forward_order(Params* p);
 
 // Fills the order of work in *p from the sizes there (shapes set, tensors not needed). ordered: dk and dv added up in a fixed order.
-Workspace plan(Params* p, bool backward, bool ordered, int processors, const PlanOptions& options = {});
+Workspace plan(Params* p, bool backward, bool ordered, int processors);
 
 // Points the counters of *p into `counters` (counter_bytes).
 void set_counters(Params* p, void* counters, bool with_turns);
