@@ -20,10 +20,14 @@ TEST(HsaPlan, OrderFollowsTheShape) {
   EXPECT_EQ(order_of(shape(1024, 8)), Order::kUnion);
   EXPECT_EQ(order_of(shape(4096, 8)), Order::kUnion);
   EXPECT_EQ(order_of(shape(8192, 8)), Order::kUnion);
-  EXPECT_EQ(order_of(shape(16384, 8)), Order::kAsk);
-  EXPECT_EQ(order_of(shape(32768, 32)), Order::kUnion);
-  EXPECT_EQ(order_of(shape(65536, 32)), Order::kAsk);
+  EXPECT_EQ(order_of(shape(65536, 8)), Order::kUnion);
+  EXPECT_EQ(order_of(shape(262144, 8)), Order::kUnion);
+  EXPECT_EQ(order_of(shape(262208, 8)), Order::kAsk);  // more keys than the L2 cache is good for
   EXPECT_EQ(order_of(shape(4096, 8, 2)), Order::kUnion);
+  EXPECT_EQ(order_of(shape(65536, 8, 2)), Order::kAsk);       // 8 heads a group
+  EXPECT_EQ(order_of(shape(65536, 8, 1, 128)), Order::kAsk);  // width 128
+  EXPECT_EQ(order_of(shape(32768, 32, 1, 128)), Order::kAsk);
+  EXPECT_EQ(order_of(shape(4096, 32, 1, 128)), Order::kUnion);
   EXPECT_EQ(order_of(shape(4096, 8, 4)), Order::kChunk);           // 4 heads a group
   EXPECT_EQ(order_of(shape(4096, 8, 1, 64, 128)), Order::kChunk);  // chunks of 128 keys
 }
@@ -39,14 +43,18 @@ TEST(HsaPlan, UnionOrderFitsSharedMemory) {
     forward_order(&p);
     if (p.union_stages == 0) continue;
     ++possible;
-    const int64_t panels = width > 64 ? 2 : 1, warps = width > 64 ? 8 : 16;
-    const int64_t tokens = heads < 16 ? warps * (16 / heads) : warps / ((heads + 15) / 16);
-    const int64_t queries = panels * warps * 16 * 128, stages = p.union_stages * 2 * panels * 64 * 128;
-    const int64_t lists = 2 * tokens * (N + 1) * 16 + tokens * N * 4 + tokens * 2;
+    const int64_t panels = width > 64 ? 2 : 1, strips = width > 64 ? 8 : 16, strip_tokens = heads < 16 ? 16 / heads : 1;
+    const int64_t tokens = heads < 16 ? strips * strip_tokens : strips / ((heads + 15) / 16);
+    const int64_t queries = panels * strips * 16 * 128, stages = p.union_stages * 2 * panels * 64 * 128;
+    const int64_t visits = 8 * (strips / 8 * strip_tokens * N + tokens * N / p.union_stages + 2);
+    const int64_t lists = 2 * tokens * (N + 1) * 16 + 2 * visits * 4 + 2 * tokens * N * 8 + tokens * N * 8 + (strips + kFewChunks) * 4;
+    EXPECT_GE(heads, kUnionHeads);
+    EXPECT_LE(tokens, 32) << "a token a lane";
+    EXPECT_EQ(p.union_tiles, (4096 + tokens - 1) / tokens);
     EXPECT_EQ(union_tokens(width, heads), tokens) << heads;
     EXPECT_GE(p.union_bytes, 1024 + queries + stages + lists) << "D " << width << " heads " << heads << " N " << N;
     EXPECT_LE(p.union_bytes, 227 * 1024);
-    EXPECT_GE(p.union_stages, 2);
+    EXPECT_GE(p.union_stages, kLeastUnionStages);
     EXPECT_LE(p.union_stages, kMostUnionStages);
   }
   EXPECT_GT(possible, 500);

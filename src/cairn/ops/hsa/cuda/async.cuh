@@ -21,6 +21,10 @@ __device__ inline void barrier_init_done() {
 __device__ inline void barrier_arrive(uint32_t barrier) {
   asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];\n" ::"r"(barrier) : "memory");
 }
+// Arrives `count` times, also for others.
+__device__ inline void barrier_arrive_for(uint32_t barrier, uint32_t count) {
+  asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0], %1;\n" ::"r"(barrier), "r"(count) : "memory");
+}
 // Arrives, and lets the phase wait for `bytes` of copies, too.
 __device__ inline void barrier_expect(uint32_t barrier, uint32_t bytes) {
   asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;\n" ::"r"(barrier), "r"(bytes) : "memory");
@@ -36,17 +40,18 @@ __device__ inline void barrier_wait(uint32_t barrier, uint32_t parity) {
       : "memory");
 }
 
-// The same for a warp that can wait a little longer: spinning would take turns from those that compute.
+// The same for a warp that can wait a little longer, some kNanoseconds: spinning would take turns from those that compute.
+template <int kNanoseconds = 40>
 __device__ inline void barrier_wait_idly(uint32_t barrier, uint32_t parity) {
   asm volatile(
       "{\n.reg .pred done;\n"
       "again:\n"
       "mbarrier.try_wait.parity.shared::cta.b64 done, [%0], %1, 0x989680;\n"
       "@done bra over;\n"
-      "nanosleep.u32 40;\n"
+      "nanosleep.u32 %2;\n"
       "bra again;\n"
       "over:\n}\n" ::"r"(barrier),
-      "r"(parity)
+      "r"(parity), "n"(kNanoseconds)
       : "memory");
 }
 

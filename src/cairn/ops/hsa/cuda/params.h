@@ -80,6 +80,7 @@ struct Params {
   // end at once. Null: it was not asked.
   const int* in_union_order = nullptr;
   int32_t union_stages = 0, union_bytes = 0;  // chunks fetched ahead; dynamic shared memory
+  int32_t union_tiles = 0;                    // of a sequence: thread blocks' tokens
 
   // dk and dv in a fixed order of additions; all null where it is free.
   const unsigned int* starts = nullptr;  // [blocks][B Gi C + 1] place of the chunk's first pair in the block's sorted list, then their end
@@ -100,15 +101,23 @@ struct SharedPlan {
 };
 SharedPlan forward_shared(int64_t D, int64_t S);
 SharedPlan backward_shared(int64_t D, int64_t S);
-// Of the forward in union order: warps of a thread block that compute, and their tokens; the most chunks fetched ahead; the fewest heads of
-// a group, since the tokens of a warp share its products, and how many tokens of a thread block have to share a chunk on average (both
-// measured on an H200).
-constexpr int union_warps(int64_t D) { return D <= 64 ? 16 : 8; }
+// Of the forward in union order: strips (of 16 rows) of a thread block and of a warp, tokens of a thread block; the most chunks fetched
+// ahead; the fewest heads of a group, since the tokens of a strip share its products, and how many tokens of a thread block have to share a
+// chunk on average (both measured on an H200).
+constexpr int union_strips(int64_t D) { return D <= 64 ? 16 : 8; }
+constexpr int union_strips_a_warp(int64_t D) { return D <= 64 ? 2 : 1; }
 constexpr int union_tokens(int64_t D, int64_t R) {
-  return static_cast<int>(R < 16 ? union_warps(D) * (16 / R) : union_warps(D) / ((R + 15) / 16));
+  return static_cast<int>(R < 16 ? union_strips(D) * (16 / R) : union_strips(D) / ((R + 15) / 16));
 }
-constexpr int kMostUnionStages = 11;
+constexpr int kLeastUnionStages = 4, kMostUnionStages = 11;
+constexpr int kFewChunks = 256;  // of a sequence: so few that a table has all of them
+// Of a warp in a tile: chunks of its own, and a stage for every kLeastUnionStages of all chunks of the thread block.
+constexpr int union_most_visits(int64_t D, int64_t R, int64_t N) {
+  const int64_t own = union_strips_a_warp(D) * (R < 16 ? 16 / R : 1) * N;
+  return static_cast<int>(own + union_tokens(D, R) * N / kLeastUnionStages + 1);
+}
 constexpr int kUnionHeads = 8;
+constexpr int64_t kUnionKeys = 262144;  // of all sequences and groups: with width 64 and 16 heads a group or more it is taken unasked
 constexpr float kUnionSharing = 1.8f;
 
 // Tiles fetched ahead.

@@ -67,15 +67,20 @@ bool few_rows(const Params& p) {
 }  // namespace
 
 Order forward_order(Params* p) {
-  const int64_t tokens = union_tokens(p->D, p->R), queries = union_warps(p->D) * 16 * 128 * ceil_div(p->D, 64);
-  const int64_t rest = 1024 + queries + tokens * (36 * p->N + 34), stage = 2 * panels_of(p->D);
-  const int64_t stages = std::min<int64_t>((kMostShared - rest) / stage, kMostUnionStages);
-  if (p->S > kKeyBlock || stages < 2 || p->N >= 65536 || ceil_div(p->L, tokens) * p->B * p->G > kMost32)
+  const int64_t tokens = union_tokens(p->D, p->R), strips = union_strips(p->D), warps = strips / union_strips_a_warp(p->D);
+  const int64_t queries = strips * 16 * 128 * ceil_div(p->D, 64), visits = warps * (union_most_visits(p->D, p->R, p->N) + 1);
+  // Of each token twice N + 1 entries and N fetches, once N chunks as they come; twice the visits; tables of strips and chunks.
+  const int64_t rest =
+      1024 + queries + tokens * (2 * (p->N + 1) * 16 + 2 * p->N * 8 + p->N * 8) + 2 * visits * 4 + (strips + kFewChunks) * 4;
+  const int64_t stage = 2 * panels_of(p->D), stages = std::min<int64_t>((kMostShared - rest) / stage, kMostUnionStages);
+  const int64_t tiles = ceil_div(p->L, tokens);
+  if (p->S > kKeyBlock || p->R < kUnionHeads || stages < kLeastUnionStages || tokens * p->N > 65535 || tiles * p->B * p->G > kMost32)
     return few_rows(*p) ? Order::kRow : Order::kChunk;
   p->union_stages = static_cast<int32_t>(stages), p->union_bytes = static_cast<int32_t>(rest + stages * stage);
-  p->box_keys = static_cast<int32_t>(p->S);
+  p->union_tiles = static_cast<int32_t>(tiles), p->box_keys = static_cast<int32_t>(p->S);
   if (few_rows(*p)) return Order::kRow;
-  if (p->R < kUnionHeads) return Order::kChunk;
+  // Measured on an H200: faster at any length whose keys and values still find room in the L2 cache more often than not.
+  if (p->D == 64 && p->R >= 16 && p->B * p->G * p->C * p->S <= kUnionKeys) return Order::kUnion;
   // Tokens that choose at random: half of a sequence's chunks are visible to one on average.
   const double visible = std::max(0.5 * static_cast<double>(p->C), 1.0), chosen = std::min(1.0, static_cast<double>(p->N) / visible);
   const double different = visible * (1 - std::pow(1 - chosen, static_cast<double>(tokens)));

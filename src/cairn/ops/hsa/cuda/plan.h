@@ -27,8 +27,8 @@ enum class Order {
 };
 
 // Union order needs chunks of at most 64 keys and lists that fit shared memory, and pays with 8 heads a group or more; it is taken unasked
-// where even tokens that choose at random have enough in common. Fills union_stages and union_bytes of *p where it is possible, else leaves
-// 0 (R set).
+// where keys and values are few (kUnionKeys), or where even tokens that choose at random have enough in common. Fills union_stages and
+// union_bytes of *p where it is possible, else leaves 0 (R set).
 Order forward_order(Params* p);
 
 // Fills the order of work in *p from the sizes there (shapes set, tensors not needed). ordered: dk and dv added up in a fixed order.

@@ -1,155 +1,160 @@
-// What the forward in union order (union_forward.cuh) works on, and the warps that bring it: where things lie in shared memory, the tokens'
-// lists of chunks, queries, and chunk after chunk of keys and values.
+// The warps that bring the forward in union order (union_forward.cuh) what it works on: the tokens' lists of chunks, queries, and chunk
+// after chunk of keys and values.
 #pragma once
 
-#include "cairn/ops/hsa/cuda/launch.h"
-#include "cairn/ops/hsa/cuda/produce.cuh"
+#include <cstddef>
+
+#include "cairn/ops/hsa/cuda/union_layout.cuh"
 
 namespace cairn::hsa_cuda {
 
 #if CAIRN_HAS_WGMMA
-constexpr uint32_t kNoChunk = 0xffffffffu;
-constexpr int kListThreads = 96;  // that make lists: three warps
-constexpr int kWarpRows = 16;
-
-// What the producer tells the consumers about a stage: a chunk, or kNoChunk behind the last one of a tile, and who chose it (bits: tokens
-// of the tile; warps where there are more than 32 tokens); all of them where it is the last.
-struct __align__(8) UnionStage {
-  uint32_t chunk, who;
-};
-__device__ inline UnionStage load_stage(uint32_t at) {
-  UnionStage stage;
-  asm volatile("ld.shared.v2.b32 {%0, %1}, [%2];\n" : "=r"(stage.chunk), "=r"(stage.who) : "r"(at) : "memory");
-  return stage;
-}
-// An address in a register: the compiler would rather compute it anew wherever it is used.
-__device__ inline uint32_t kept(uint32_t address) {
-  asm volatile("" : "+r"(address));
-  return address;
-}
-
-// "Tile": the tokens of a thread block. Queries and lists of a tile are made while the one before is worked on.
-struct UnionShared {
-  uint64_t full[kMostUnionStages], empty[kMostUnionStages], tile_full[2], tile_empty[2], queries_empty;
-  UnionStage stage[kMostUnionStages];
-};
-
-// A chosen chunk of a token, its slot and, unless each head has its own, its weight.
-struct __align__(16) UnionEntry {
-  uint32_t chunk, slot;
-  float weight;
-};
-
-// Who has which rows: a token has several warps, or a warp several tokens.
-struct UnionRows {
-  int R, warp_tokens, token_warps, tokens;  // tokens of the tile
-
-  __device__ UnionRows(const Params& p, int warps)
-      : R(p.R),
-        warp_tokens(p.R < kWarpRows ? kWarpRows / p.R : 1),
-        token_warps((p.R + kWarpRows - 1) / kWarpRows),
-        tokens(warps / token_warps * warp_tokens) {}
-  __device__ int first_token(int warp) const { return warp / token_warps * warp_tokens; }
-  __device__ int first_row(int token) const {  // of the tile's queries
-    return token / warp_tokens * token_warps * kWarpRows + token % warp_tokens * R;
-  }
-  // Row of a warp: its token among those of the tile, at least `tokens` where there is none, and its head.
-  __device__ int token_of(int warp, int row) const {
-    const int in_warp = R < kWarpRows ? row / R : 0;
-    return in_warp < warp_tokens && head_of(warp, row) < R ? first_token(warp) + in_warp : tokens;
-  }
-  __device__ int head_of(int warp, int row) const { return R < kWarpRows ? row % R : warp % token_warps * kWarpRows + row; }
-};
-
-// Where things lie in dynamic shared memory: queries [panels][rows], stages of keys and values; then, of each token of a tile, its chosen
-// chunks in ascending order, kNoChunk behind the last one.
-template <int kD>
-struct UnionLayout {
-  static constexpr int kWarps = union_warps(kD), kPanels = (kD + 63) / 64, kBlockBytes = kPanels * kPanelBytes;
-  static constexpr int kQueryPanel = kWarps * kWarpRows * 128;
-  uint32_t queries, stages;
-  UnionEntry* entries;  // [2][tokens][N + 1]
-  uint32_t* unsorted;   // [tokens][N]
-  uint16_t* passed;     // [tokens] chunks that the producer has passed
-  UnionRows rows;
-  int tokens, N;
-
-  __device__ UnionLayout(const Params& p, uint8_t* raw) : rows(p, kWarps), tokens(rows.tokens), N(static_cast<int>(p.N)) {
-    uint8_t* const tiles = raw + (1024 - shared_address(raw) % 1024) % 1024;
-    queries = shared_address(tiles), stages = queries + kPanels * kQueryPanel;
-    entries = reinterpret_cast<UnionEntry*>(tiles + kPanels * kQueryPanel + 2 * p.union_stages * kBlockBytes);
-    unsorted = reinterpret_cast<uint32_t*>(entries + 2 * tokens * (N + 1));
-    passed = reinterpret_cast<uint16_t*>(unsorted + tokens * N);
-  }
-  __device__ UnionEntry* entries_of(int buffer, int token) const { return entries + (buffer * tokens + token) * (N + 1); }
-};
-
-// The thread block's tiles, one after the other: sequence, K/V head, first token. Late tokens first, which have most chunks to choose from,
-// and every other round backwards, so that who had the most gets the least.
-struct UnionPlace {
-  int round, first = 0, here = 0, b = 0, g = 0;  // here: tokens of the tile that there are; none behind the last round
-
-  __device__ UnionPlace(const Params& p, int tokens, int round_in) : round(round_in) {
-    const uint32_t groups = static_cast<uint32_t>(p.G), heads = static_cast<uint32_t>(p.B) * groups;
-    const uint32_t L = static_cast<uint32_t>(p.L), width = static_cast<uint32_t>(tokens), tiles = (L + width - 1) / width;
-    const uint32_t in_round = round % 2 == 0 ? blockIdx.x : gridDim.x - 1 - blockIdx.x;
-    const uint32_t at = static_cast<uint32_t>(round) * gridDim.x + in_round;
-    if (at >= tiles * heads) return;
-    uint32_t tile = tiles - 1 - at;
-    if (heads > 1) {
-      tile = tiles - 1 - at / heads;
-      const uint32_t head = at % heads;
-      b = static_cast<int>(head / groups), g = static_cast<int>(head % groups);
-    }
-    first = static_cast<int>(tile * width);
-    here = static_cast<int>(min(width, L - tile * width));
-  }
-  __device__ int buffer() const { return round & 1; }
-  __device__ uint32_t phase() const { return static_cast<uint32_t>(round >> 1 & 1); }
-  // Of the tile's first token, in rows of all sequences.
-  __device__ uint32_t row(const Params& p) const {
-    return static_cast<uint32_t>(b) * static_cast<uint32_t>(p.L) + static_cast<uint32_t>(first);
-  }
-};
-
 __device__ inline void list_barrier() { asm volatile("bar.sync 2, %0;\n" ::"n"(kListThreads) : "memory"); }
 
-// The warps that fetch queries and sort every token's chunks, by counting the smaller ones.
+// Stores without a branch.
+__device__ inline void store_if(bool condition, uint32_t at, uint32_t value) {
+  asm volatile("{\n.reg .pred yes;\nsetp.ne.b32 yes, %0, 0;\n@yes st.shared.b32 [%1], %2;\n}\n" ::"r"(static_cast<int>(condition)), "r"(at),
+               "r"(value)
+               : "memory");
+}
+__device__ inline uint32_t load_word(uint32_t at) {
+  uint32_t word;
+  asm volatile("ld.shared.b32 %0, [%1];\n" : "=r"(word) : "r"(at) : "memory");
+  return word;
+}
+
+// One warp, which merges the sorted lists of tile after tile into what is fetched for the tile and the visits of its warps, 32 chunks at a
+// time.
+template <int kD>
+class UnionMerge {
+  static constexpr int kWarps = UnionLayout<kD>::kWarps, kWarpStrips = UnionLayout<kD>::kWarpStrips;
+
+ public:
+  __device__ UnionMerge(const Params& p, const UnionLayout<kD>& at_in)
+      : at(at_in),
+        stages(static_cast<uint32_t>(p.union_stages)),
+        inverse(65536 / stages + 1),
+        chunks(static_cast<uint32_t>(p.C)),
+        lane(threadIdx.x % 32) {}
+
+  // here: tokens of the tile that there are; returns the number of fetches.
+  __device__ uint32_t merge(int here, int buffer) {
+    fetch = shared_address(at.fetches_of(buffer)), fetches = 0;
+#pragma unroll
+    for (int w = 0; w < kWarps; ++w) visit[w] = shared_address(at.visits_of(buffer, w));
+    if (at.chosen_by != nullptr) {
+      for (uint32_t first = 0; first < chunks; first += 32) {
+        const uint32_t chunk = first + lane, word = shared_address(at.chosen_by + chunk);
+        const uint32_t who = chunk < chunks ? load_word(word) : 0;
+        store_if(chunk < chunks, word, 0);  // for the next tile
+        emit(chunk, who);
+      }
+    } else {
+      by_token(here, buffer);
+    }
+#pragma unroll
+    for (int w = 0; w < kWarps; ++w) store_if(lane == 0, visit[w], UnionVisit::kNone);
+    return fetches;
+  }
+
+ private:
+  // The next chunk is the smallest that any token has next; a token a lane. What is found waits in lane after lane.
+  __device__ void by_token(int here, int buffer) {
+    static_assert(sizeof(UnionEntry) == 16 && offsetof(UnionEntry, chunk) == 0);
+    const bool valid = static_cast<int>(lane) < here;
+    uint32_t list = shared_address(at.entries_of(buffer, valid ? static_cast<int>(lane) : 0));
+    uint32_t head = valid ? load_word(list) : kNoChunk, after = load_word(list += sizeof(UnionEntry));
+    for (bool more = true; more;) {
+      uint32_t chunk = 0, who = 0;
+      for (uint32_t i = 0; i < 32; ++i) {
+        const uint32_t next = __reduce_min_sync(0xffffffff, head);
+        more = next != kNoChunk;
+        if (!more) break;
+        const bool mine = head == next;
+        const uint32_t tokens = __ballot_sync(0xffffffff, mine);
+        head = mine ? after : head, list += mine ? static_cast<uint32_t>(sizeof(UnionEntry)) : 0;
+        after = load_word(list);  // not looked at behind the end
+        if (lane == i) chunk = next, who = tokens;
+      }
+      emit(chunk, who);
+    }
+  }
+  // Each lane has a chunk, in ascending order, and who of the tokens chose it; where nobody did there is none. Every warp visits the ring's
+  // first stage in every round, see UnionVisit.
+  __device__ void emit(uint32_t chunk, uint32_t who) {
+    const uint32_t there = __ballot_sync(0xffffffff, who != 0), before = (1u << lane) - 1, i = __popc(there & before);
+    const uint32_t rounds = (stage + i) * inverse >> 16, my_stage = stage + i - rounds * stages;
+    uint32_t concerned = 0;
+#pragma unroll
+    for (int w = 0; w < kWarps; ++w) {
+      uint32_t strips = 0;
+#pragma unroll
+      for (int k = 0; k < kWarpStrips; ++k) strips |= (who & at.tokens_of[w * kWarpStrips + k]) != 0 ? 1u << k : 0;
+      const bool visits = who != 0 && (strips != 0 || my_stage == 0);
+      const uint32_t all = __ballot_sync(0xffffffff, visits);
+      store_if(visits, visit[w] + 4 * __popc(all & before), UnionVisit::of(my_stage, use + rounds, strips, fetches + i));
+      visit[w] += 4 * __popc(all), concerned += visits ? 1 : 0;
+    }
+    store_if(who != 0, fetch + 8 * (fetches + i), chunk);
+    store_if(who != 0, fetch + 8 * (fetches + i) + 4, static_cast<uint32_t>(kWarps) - concerned);
+    const uint32_t count = __popc(there), all_rounds = (stage + count) * inverse >> 16;
+    fetches += count, stage += count - all_rounds * stages, use += all_rounds;
+  }
+
+  const UnionLayout<kD>& at;
+  const uint32_t stages, inverse, chunks, lane;
+  uint32_t stage = 0, use = 0;  // of the next chunk
+  uint32_t fetch = 0, fetches = 0, visit[kWarps];
+};
+
+// The warps that fetch queries, sort every token's chunks, by counting the smaller ones, and merge them.
 template <int kD>
 __device__ inline void union_make_lists(const Params& p, const Maps& maps, UnionShared& shared, const UnionLayout<kD>& at, int thread) {
   constexpr int kPanels = UnionLayout<kD>::kPanels;
   const int N = at.N, R = p.R;
+  UnionMerge<kD> merge(p, at);
   for (int round = 0;; ++round) {
     const UnionPlace place(p, at.tokens, round);
     if (place.here == 0) break;
     const int buffer = place.buffer(), hw = p.Hw == 1 ? 0 : place.g;
     const uint32_t full = shared_address(&shared.tile_full[buffer]);
+#pragma unroll 2
     for (int e = thread; e < at.tokens * N; e += kListThreads) {
-      const int64_t row = place.row(p) + e / N;
-      const int64_t chunk = e / N < place.here ? p.index[(row * p.Gi + (p.Gi == 1 ? 0 : place.g)) * N + e % N] : -1;
-      at.unsorted[e] = chunk >= 0 && chunk < p.C ? static_cast<uint32_t>(chunk) : kNoChunk;
+      const int t = e / N, n = e - t * N;
+      const int64_t row = place.row(p) + static_cast<uint32_t>(t);
+      int64_t chunk = -1;
+      uint32_t bits = 0;
+      if (t < place.here) {
+        chunk = p.index[(row * p.Gi + (p.Gi == 1 ? 0 : place.g)) * N + n];
+        if (p.Hw != p.H) bits = load_weight(p, (row * p.Hw + hw) * N + n);
+      }
+      at.unsorted[e] = {chunk >= 0 && chunk < p.C ? static_cast<uint32_t>(chunk) : kNoChunk, bits};
     }
-    barrier_wait_idly(shared_address(&shared.tile_empty[buffer]), place.phase() ^ 1);
+    barrier_wait_idly<500>(shared_address(&shared.tile_empty[buffer]), place.phase() ^ 1);
     list_barrier();
     for (int t = thread; t < at.tokens; t += kListThreads) at.entries_of(buffer, t)[N].chunk = kNoChunk;
     for (int e = thread; e < at.tokens * N; e += kListThreads) {
       const int t = e / N, n = e - t * N;
-      const uint32_t mine = at.unsorted[e], *others = at.unsorted + t * N;
-      uint32_t bits = 0;
-      if (p.Hw != p.H && mine != kNoChunk) bits = load_weight(p, (static_cast<int64_t>(place.row(p) + t) * p.Hw + hw) * N + n);
+      const uint2 mine = at.unsorted[e], *others = at.unsorted + t * N;
+      if (at.chosen_by != nullptr && mine.x != kNoChunk) atomicOr(at.chosen_by + mine.x, 1u << t);
       int rank = 0;
-      for (int m = 0; m < N; ++m) rank += others[m] < mine || (others[m] == mine && m < n);
-      at.entries_of(buffer, t)[rank] = {mine, static_cast<uint32_t>(n), weight_of(p, bits)};
+      for (int m = 0; m < N; ++m) rank += others[m].x < mine.x || (others[m].x == mine.x && m < n);
+      at.entries_of(buffer, t)[rank] = {mine.x, static_cast<uint32_t>(n), weight_of(p, mine.y)};
     }
-    barrier_wait_idly(shared_address(&shared.queries_empty), static_cast<uint32_t>(round & 1) ^ 1);
-    for (int t = thread; t < place.here; t += kListThreads) {
-      const uint32_t to = at.queries + static_cast<uint32_t>(at.rows.first_row(t) * 128);
-      for (int panel = 0; panel < kPanels; ++panel) {
-        copy_box(to + static_cast<uint32_t>(panel * UnionLayout<kD>::kQueryPanel), &maps.q, full, panel * 64, place.g * R, place.first + t,
-                 place.b);
+    list_barrier();  // the lists are there, and nobody reads `unsorted` any more
+    if (thread < 32) {
+      const uint32_t count = merge.merge(place.here, buffer);
+      if (thread == 0) shared.fetches[buffer] = static_cast<int>(count);
+    } else {
+      barrier_wait_idly<500>(shared_address(&shared.queries_empty), static_cast<uint32_t>(round & 1) ^ 1);
+      for (int t = thread - 32; t < place.here; t += kListThreads - 32) {
+        const uint32_t to = at.queries + static_cast<uint32_t>(at.rows.first_row(t) * 128);
+        for (int panel = 0; panel < kPanels; ++panel) {
+          copy_box(to + static_cast<uint32_t>(panel * UnionLayout<kD>::kQueryPanel), &maps.q, full, panel * 64, place.g * R,
+                   place.first + t, place.b);
+        }
       }
     }
-    list_barrier();  // nobody reads `unsorted` any more
     if (thread == 0) {
       barrier_expect(full, static_cast<uint32_t>(place.here * R * kPanels * 128));
     } else {
@@ -158,78 +163,36 @@ __device__ inline void union_make_lists(const Params& p, const Maps& maps, Union
   }
 }
 
-// The lists of a tile, merged: its chunks one after the other, and who chose them. A token a lane; kMany: more, where a group has few
-// heads.
-template <int kD, bool kMany>
-class UnionMerge {
- public:
-  __device__ UnionMerge(const UnionLayout<kD>& at_in, int here_in, int buffer_in)
-      : at(at_in), lane(static_cast<int>(threadIdx.x) % 32), here(here_in), buffer(buffer_in) {
-    if constexpr (!kMany) {
-      list = at.entries_of(buffer, lane < here ? lane : 0);
-      if (lane < here) head = list[0].chunk;
-      if (head != kNoChunk) after = list[1].chunk;
-    } else {
-      for (int t = lane; t < here; t += 32) at.passed[t] = 0;
-      __syncwarp();
-    }
-  }
-  __device__ UnionStage next() {
-    if constexpr (!kMany) {
-      const uint32_t chunk = __reduce_min_sync(0xffffffff, head), who = __ballot_sync(0xffffffff, head == chunk);
-      if (chunk == kNoChunk) return {chunk, ~0u};
-      if (head == chunk) {
-        head = after, ++list;
-        if (head != kNoChunk) after = list[1].chunk;
-      }
-      return {chunk, who};
-    }
-    uint32_t chunk = kNoChunk, who = 0;
-    for (int t = lane; t < here; t += 32) chunk = min(chunk, at.entries_of(buffer, t)[at.passed[t]].chunk);
-    chunk = __reduce_min_sync(0xffffffff, chunk);
-    if (chunk == kNoChunk) return {chunk, ~0u};
-    for (int t = lane; t < here; t += 32) {
-      if (at.entries_of(buffer, t)[at.passed[t]].chunk == chunk) ++at.passed[t], who |= 1u << t / at.rows.warp_tokens;
-    }
-    return {chunk, __reduce_or_sync(0xffffffff, who)};
-  }
-
- private:
-  const UnionLayout<kD>& at;
-  const int lane, here, buffer;
-  const UnionEntry* list = nullptr;
-  uint32_t head = kNoChunk, after = kNoChunk;
-};
-
-// The warp that fetches chunk after chunk.
-template <int kD, bool kMany>
+// The warp that fetches chunk after chunk, and leaves the stage for those that do not need it.
+template <int kD>
 __device__ inline void union_produce(const Params& p, const Maps& maps, UnionShared& shared, const UnionLayout<kD>& at) {
   constexpr int kPanels = UnionLayout<kD>::kPanels, kBlockBytes = UnionLayout<kD>::kBlockBytes;
   const int lane = static_cast<int>(threadIdx.x) % 32, S = static_cast<int>(p.S), tensor = lane % 2, panel = lane / 2;
   const CUtensorMap* map = tensor == 0 ? &maps.k : &maps.v;
   int s = 0;
-  uint32_t phase = 0;
+  uint32_t use = 0;
   for (int round = 0;; ++round) {
     const UnionPlace place(p, at.tokens, round);
     if (place.here == 0) break;
-    barrier_wait(shared_address(&shared.tile_full[place.buffer()]), place.phase());
-    UnionMerge<kD, kMany> merge(at, place.here, place.buffer());
-    for (bool last = false; !last;) {
-      const UnionStage stage = merge.next();
-      last = stage.chunk == kNoChunk;
-      const uint32_t full = shared_address(&shared.full[s]);
-      barrier_wait(shared_address(&shared.empty[s]), phase ^ 1);
-      if (!last && lane < 2 * kPanels) {
-        copy_box(at.stages + static_cast<uint32_t>((2 * s + tensor) * kBlockBytes + panel * kPanelBytes), map, full, panel * 64, place.g,
-                 static_cast<int>(stage.chunk) * S, place.b);
-      }
+    barrier_wait_idly<100>(shared_address(&shared.tile_full[place.buffer()]), place.phase());
+    const UnionFetch* const fetches = at.fetches_of(place.buffer());
+    const int count = shared.fetches[place.buffer()];
+    for (int i = 0; i < count; ++i) {
+      const UnionFetch fetch = fetches[i];
+      const uint32_t full = shared_address(&shared.full[s | (use & 1) << 4]), empty = shared_address(&shared.empty[s]);
+      barrier_wait(empty, (use & 1) ^ 1);
       if (lane == 0) {
-        shared.stage[s] = stage;
-        barrier_expect(full, last ? 0 : static_cast<uint32_t>(2 * S * kPanels * 128));
+        barrier_expect(full, static_cast<uint32_t>(2 * S * kPanels * 128));
+        if (fetch.unconcerned > 0) barrier_arrive_for(empty, fetch.unconcerned * kArrivals);
       }
       __syncwarp();
-      if (++s == p.union_stages) s = 0, phase ^= 1;
+      if (lane < 2 * kPanels) {
+        copy_box(at.stages + static_cast<uint32_t>((2 * s + tensor) * kBlockBytes + panel * kPanelBytes), map, full, panel * 64, place.g,
+                 static_cast<int>(fetch.chunk) * S, place.b);
+      }
+      if (++s == p.union_stages) s = 0, ++use;
     }
+    __syncwarp();
     if (lane == 0) barrier_arrive(shared_address(&shared.tile_empty[place.buffer()]));
   }
 }
