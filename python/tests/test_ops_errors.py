@@ -141,6 +141,56 @@ class Errors(OpsTest):
                 ops.hsa(**far)
             ops.hsa(**x)
 
+    @unittest.skipUnless(DEVICE.type == "cuda", "of a GPU's memory")
+    def test_memory_ends_anywhere(self) -> None:
+        """Wherever an operator runs out of memory, workspace included: OutOfMemoryError names it, and the next call is right."""
+        total = torch.cuda.mem_get_info()[1]
+        x = operands(Case(B=1, L=20000, H=16, G=1, D=64, S=64, N=8, C=80), torch.bfloat16)
+        rq, landmarks = (torch.randn(1, n, 1, 256, device=DEVICE).bfloat16() for n in (20000, 700))
+        calls = {
+            "cairn::hsa with": lambda: [ops.hsa(**x)],
+            "cairn::hsa_backward with": lambda: list(torch.ops.cairn.hsa_backward(x["q"], None, *x.values()))[:1],
+            "cairn::select with": lambda: list(ops.select(rq, landmarks, 100, 16)),
+        }
+        for name, call in calls.items():
+            want, failed = call(), 0
+            for spare in (0, 8, 16, 32, 64, 128, 256, 512, 1024):
+                with self.subTest(name=name, spare=spare):
+                    torch.cuda.synchronize()
+                    torch.cuda.empty_cache()
+                    torch.cuda.set_per_process_memory_fraction(min(1.0, (torch.cuda.memory_reserved() + spare * 2**20) / total))
+                    try:
+                        got = call()
+                    except torch.OutOfMemoryError as error:
+                        failed += 1
+                        self.assertIn(name, str(error))
+                        got = None
+                    finally:
+                        torch.cuda.set_per_process_memory_fraction(1.0)
+                    for a, b in zip(got or call(), want, strict=True):
+                        self.assertTrue(torch.equal(a, b))
+                if got is not None:
+                    break
+            self.assertGreater(failed, 0, name)
+
+    def test_one_token_and_nothing_visible(self) -> None:
+        """The smallest of each size is no error: one token, one chunk, one head; a row that sees nothing; empty batches of landmarks."""
+        for dtype in (torch.float32, torch.bfloat16):
+            x = operands(Case(B=1, L=1, H=1, G=1, D=32, S=16, N=1, C=1), dtype)
+            x["index"].fill_(-1)
+            self.assertFalse(ops.hsa(**x, check_index=True).any())
+            x["index"].fill_(0)
+            x["weight"].fill_(1)
+            self.assertTrue(ops.hsa(**x, check_index=True).any())
+            rq, landmarks = torch.randn(1, 1, 1, 16, device=DEVICE).to(dtype), torch.randn(1, 1, 1, 16, device=DEVICE).to(dtype)
+            for position, found in ((0, -1), (15, -1), (16, 0)):
+                scores, indices = ops.select(rq, landmarks, 3, 16, first_position=position)
+                self.assertEqual(indices.flatten().tolist(), [found, -1, -1])
+                self.assertEqual(bool(scores.any()), found == 0)
+            for none in (rq[:0], rq[:, :0]):
+                self.assertEqual(ops.select(none, landmarks[: len(none)], 3, 16).indices.shape, (*none.shape[:3], 3))
+            self.assertTrue((ops.select(rq, landmarks[:, :0], 3, 16, first_position=99).indices == -1).all())
+
     def test_no_tensor(self) -> None:
         for call in (lambda: ops.hsa(1, 2, 3, 4, 5, 6), lambda: ops.select(None, None, 1, 1)):  # type: ignore[arg-type]
             with self.assertRaises((RuntimeError, TypeError)):
