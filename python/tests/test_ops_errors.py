@@ -21,6 +21,12 @@ def selection() -> dict:
     return dict(rq=torch.randn(2, 6, 2, 8, device=DEVICE), landmarks=torch.randn(2, 5, 2, 8, device=DEVICE), top_k=3, chunk=4)
 
 
+def backward_of_selection() -> dict:
+    x = selection()
+    scores, indices = ops.select(**x)
+    return dict(grad_score=torch.ones_like(scores), rq=x["rq"], landmarks=x["landmarks"], index=indices)
+
+
 class Errors(OpsTest):
     def refuse(self, call, arguments: dict, kind: type[Exception], message: str, **change: object) -> None:
         with self.subTest(message):
@@ -66,6 +72,14 @@ class Errors(OpsTest):
                 )
         if DEVICE.type == "cuda":
             self.refuse(ops.select, selection(), ValueError, "argument landmarks is on cpu; expected cuda:0", landmarks=lambda t: t.cpu())
+            x, y = operands(), backward_of_selection()
+            with self.assertRaisesRegex(ValueError, "cairn::hsa_backward: argument grad_o is on cpu; expected cuda:0, the device of q"):
+                torch.ops.cairn.hsa_backward(x["q"].cpu(), None, *x.values())
+            with self.assertRaisesRegex(ValueError, "cairn::hsa_backward: argument grad_lse is on cpu; expected cuda:0"):
+                torch.ops.cairn.hsa_backward(x["q"], torch.zeros(2, 6, 4, 3), *x.values())
+            for name in ("grad_score", "index"):
+                with self.assertRaisesRegex(ValueError, f"cairn::select_backward: argument {name} is on cpu; expected cuda:0, the device of rq"):
+                    torch.ops.cairn.select_backward(**{**y, name: y[name].cpu()})
 
     def test_indices(self) -> None:
         for dtype in (torch.float32, torch.bfloat16, torch.float64):
@@ -130,6 +144,29 @@ class Errors(OpsTest):
         refuse("rq has dtype Half; expected", TypeError, rq=lambda t: t.half())
         refuse("landmarks has dtype Long; expected Float or BFloat16", TypeError, landmarks=lambda t: t.long())
         refuse("landmarks has dtype Float; expected Double, that of rq", TypeError, rq=lambda t: t.double())
+
+    def test_select_backward(self) -> None:
+        refuse = lambda message, kind=ValueError, **change: self.refuse(
+            torch.ops.cairn.select_backward, backward_of_selection(), kind, "cairn::select_backward: argument " + message, **change
+        )
+        refuse(r"grad_score has shape \[2, 6, 2\]; expected 4 dimensions, \[B, L, Q, N\]", grad_score=lambda t: t[..., 0])
+        refuse(r"grad_score has shape \[2, 6, 2, 2\].*size 3 in dimension 3, that of index", grad_score=lambda t: t[..., 1:])
+        refuse(r"index has shape \[2, 5, 2, 3\].*size 6 in dimension 1, that of rq", index=lambda t: t[:, 1:])
+        refuse(r"landmarks has shape \[2, 5, 1, 8\].*size 2 in dimension 2, that of rq", landmarks=lambda t: t[:, :, :1])
+        refuse("grad_score has dtype Long; expected Float", TypeError, grad_score=lambda t: t.long())
+        refuse("index has dtype Int; expected int64", TypeError, index=lambda t: t.int())
+        refuse("landmarks has dtype Half; expected Float or BFloat16", TypeError, landmarks=lambda t: t.half())
+        # A number that is no chunk counts as an unused slot.
+        x = backward_of_selection()
+        good = torch.ops.cairn.select_backward(**x)
+        unused = torch.where(x["index"] == 2, -1, x["index"])
+        for wrong in (5, 2**40, -7):
+            far = torch.where(x["index"] == 2, wrong, x["index"])
+            for a, b in zip(
+                torch.ops.cairn.select_backward(**{**x, "index": far}), torch.ops.cairn.select_backward(**{**x, "index": unused}), strict=True
+            ):
+                self.assertTrue(torch.equal(a, b))
+        self.assertEqual(good[0].shape, x["rq"].shape)
 
     def test_memory_that_is_not_there(self) -> None:
         """The error says which operator; the next call works."""
