@@ -159,6 +159,25 @@ class SelectOperator(OpsTest):
                     self.assertEqual(scores.dtype, want_scores.dtype)
                     torch.testing.assert_close(scores, want_scores, rtol=1e-6, atol=1e-6)
 
+    def test_strides(self) -> None:
+        """Views of every kind give what copies give: one row, few and many."""
+        for L in (1, 6, 90):
+            for dtype in (torch.float32, torch.bfloat16):
+                rq, landmarks = self.numbers(2, L, 2, 64).to(dtype), self.numbers(2, 40, 2, 64).to(dtype)
+                want = ops.select(rq, landmarks, 5, 4, first_position=140)
+                flipped = lambda t: t.flip(3).contiguous().flip(3)
+                odd = lambda t: torch.cat([t[..., :3], t], -1)[..., 3:]
+                across = lambda t: t.transpose(1, 3).contiguous().transpose(1, 3)
+                heads = lambda t: t.transpose(1, 2).contiguous().transpose(1, 2)
+                for a in (flipped, odd, across, heads):
+                    for b in (flipped, odd, across, heads):
+                        got = ops.select(a(rq), b(landmarks), 5, 4, first_position=140)
+                        self.assertTrue(torch.equal(got.indices, want.indices))
+                        torch.testing.assert_close(got.scores, want.scores, rtol=1e-6, atol=1e-6)
+                one = ops.select(rq, landmarks[:1].expand(2, -1, -1, -1), 5, 4, first_position=140)
+                two = ops.select(rq, landmarks[:1].repeat(2, 1, 1, 1), 5, 4, first_position=140)
+                self.assertTrue(torch.equal(one.indices, two.indices))
+
     def test_gradients(self) -> None:
         for B, L, Q, D, C, top_k, chunk, rest in self.SHAPES:
             for dtype in (torch.float32, torch.bfloat16):

@@ -21,6 +21,12 @@ def selection() -> dict:
     return dict(rq=torch.randn(2, 6, 2, 8, device=DEVICE), landmarks=torch.randn(2, 5, 2, 8, device=DEVICE), top_k=3, chunk=4)
 
 
+def backward_of_selection() -> dict:
+    x = selection()
+    scores, indices = ops.select(**x)
+    return dict(grad_score=torch.ones_like(scores), rq=x["rq"], landmarks=x["landmarks"], index=indices)
+
+
 class Errors(OpsTest):
     def refuse(self, call, arguments: dict, kind: type[Exception], message: str, **change: object) -> None:
         with self.subTest(message):
@@ -66,6 +72,14 @@ class Errors(OpsTest):
                 )
         if DEVICE.type == "cuda":
             self.refuse(ops.select, selection(), ValueError, "argument landmarks is on cpu; expected cuda:0", landmarks=lambda t: t.cpu())
+            x, y = operands(), backward_of_selection()
+            with self.assertRaisesRegex(ValueError, "cairn::hsa_backward: argument grad_o is on cpu; expected cuda:0, the device of q"):
+                torch.ops.cairn.hsa_backward(x["q"].cpu(), None, *x.values())
+            with self.assertRaisesRegex(ValueError, "cairn::hsa_backward: argument grad_lse is on cpu; expected cuda:0"):
+                torch.ops.cairn.hsa_backward(x["q"], torch.zeros(2, 6, 4, 3), *x.values())
+            for name in ("grad_score", "index"):
+                with self.assertRaisesRegex(ValueError, f"cairn::select_backward: argument {name} is on cpu; expected cuda:0, the device of rq"):
+                    torch.ops.cairn.select_backward(**{**y, name: y[name].cpu()})
 
     def test_indices(self) -> None:
         for dtype in (torch.float32, torch.bfloat16, torch.float64):
@@ -131,6 +145,29 @@ class Errors(OpsTest):
         refuse("landmarks has dtype Long; expected Float or BFloat16", TypeError, landmarks=lambda t: t.long())
         refuse("landmarks has dtype Float; expected Double, that of rq", TypeError, rq=lambda t: t.double())
 
+    def test_select_backward(self) -> None:
+        refuse = lambda message, kind=ValueError, **change: self.refuse(
+            torch.ops.cairn.select_backward, backward_of_selection(), kind, "cairn::select_backward: argument " + message, **change
+        )
+        refuse(r"grad_score has shape \[2, 6, 2\]; expected 4 dimensions, \[B, L, Q, N\]", grad_score=lambda t: t[..., 0])
+        refuse(r"grad_score has shape \[2, 6, 2, 2\].*size 3 in dimension 3, that of index", grad_score=lambda t: t[..., 1:])
+        refuse(r"index has shape \[2, 5, 2, 3\].*size 6 in dimension 1, that of rq", index=lambda t: t[:, 1:])
+        refuse(r"landmarks has shape \[2, 5, 1, 8\].*size 2 in dimension 2, that of rq", landmarks=lambda t: t[:, :, :1])
+        refuse("grad_score has dtype Long; expected Float", TypeError, grad_score=lambda t: t.long())
+        refuse("index has dtype Int; expected int64", TypeError, index=lambda t: t.int())
+        refuse("landmarks has dtype Half; expected Float or BFloat16", TypeError, landmarks=lambda t: t.half())
+        # A number that is no chunk counts as an unused slot.
+        x = backward_of_selection()
+        good = torch.ops.cairn.select_backward(**x)
+        unused = torch.where(x["index"] == 2, -1, x["index"])
+        for wrong in (5, 2**40, -7):
+            far = torch.where(x["index"] == 2, wrong, x["index"])
+            for a, b in zip(
+                torch.ops.cairn.select_backward(**{**x, "index": far}), torch.ops.cairn.select_backward(**{**x, "index": unused}), strict=True
+            ):
+                self.assertTrue(torch.equal(a, b))
+        self.assertEqual(good[0].shape, x["rq"].shape)
+
     def test_memory_that_is_not_there(self) -> None:
         """The error says which operator; the next call works."""
         for dtype in (torch.float32, torch.bfloat16):
@@ -140,6 +177,56 @@ class Errors(OpsTest):
             with self.assertRaisesRegex(RuntimeError, pattern):
                 ops.hsa(**far)
             ops.hsa(**x)
+
+    @unittest.skipUnless(DEVICE.type == "cuda", "of a GPU's memory")
+    def test_memory_ends_anywhere(self) -> None:
+        """Wherever an operator runs out of memory, workspace included: OutOfMemoryError names it, and the next call is right."""
+        total = torch.cuda.mem_get_info()[1]
+        x = operands(Case(B=1, L=20000, H=16, G=1, D=64, S=64, N=8, C=80), torch.bfloat16)
+        rq, landmarks = (torch.randn(1, n, 1, 256, device=DEVICE).bfloat16() for n in (20000, 700))
+        calls = {
+            "cairn::hsa with": lambda: [ops.hsa(**x)],
+            "cairn::hsa_backward with": lambda: list(torch.ops.cairn.hsa_backward(x["q"], None, *x.values()))[:1],
+            "cairn::select with": lambda: list(ops.select(rq, landmarks, 100, 16)),
+        }
+        for name, call in calls.items():
+            want, failed = call(), 0
+            for spare in (0, 8, 16, 32, 64, 128, 256, 512, 1024):
+                with self.subTest(name=name, spare=spare):
+                    torch.cuda.synchronize()
+                    torch.cuda.empty_cache()
+                    torch.cuda.set_per_process_memory_fraction(min(1.0, (torch.cuda.memory_reserved() + spare * 2**20) / total))
+                    try:
+                        got = call()
+                    except torch.OutOfMemoryError as error:
+                        failed += 1
+                        self.assertIn(name, str(error))
+                        got = None
+                    finally:
+                        torch.cuda.set_per_process_memory_fraction(1.0)
+                    for a, b in zip(got or call(), want, strict=True):
+                        self.assertTrue(torch.equal(a, b))
+                if got is not None:
+                    break
+            self.assertGreater(failed, 0, name)
+
+    def test_one_token_and_nothing_visible(self) -> None:
+        """The smallest of each size is no error: one token, one chunk, one head; a row that sees nothing; empty batches of landmarks."""
+        for dtype in (torch.float32, torch.bfloat16):
+            x = operands(Case(B=1, L=1, H=1, G=1, D=32, S=16, N=1, C=1), dtype)
+            x["index"].fill_(-1)
+            self.assertFalse(ops.hsa(**x, check_index=True).any())
+            x["index"].fill_(0)
+            x["weight"].fill_(1)
+            self.assertTrue(ops.hsa(**x, check_index=True).any())
+            rq, landmarks = torch.randn(1, 1, 1, 16, device=DEVICE).to(dtype), torch.randn(1, 1, 1, 16, device=DEVICE).to(dtype)
+            for position, found in ((0, -1), (15, -1), (16, 0)):
+                scores, indices = ops.select(rq, landmarks, 3, 16, first_position=position)
+                self.assertEqual(indices.flatten().tolist(), [found, -1, -1])
+                self.assertEqual(bool(scores.any()), found == 0)
+            for none in (rq[:0], rq[:, :0]):
+                self.assertEqual(ops.select(none, landmarks[: len(none)], 3, 16).indices.shape, (*none.shape[:3], 3))
+            self.assertTrue((ops.select(rq, landmarks[:, :0], 3, 16, first_position=99).indices == -1).all())
 
     def test_no_tensor(self) -> None:
         for call in (lambda: ops.hsa(1, 2, 3, 4, 5, 6), lambda: ops.select(None, None, 1, 1)):  # type: ignore[arg-type]

@@ -141,6 +141,33 @@ TEST_F(TogetherProgram, ReadAndAppendGiveTheMemoryOfOneProcess) {
   expect_refusal("read " + model() + " " + path("a.txt") + " -o " + path("two.memory"), "exists");
 }
 
+// Ctrl-C reaches all processes at once. It is heard inside a part, which may take a slow machine minutes; the same command goes on.
+TEST_F(TogetherProgram, CtrlCStopsAReading) {
+  std::string text;
+  while (text.size() < (size_t{3} << 20)) text += "ask amber river then amber ask river ";
+  text.pop_back();
+  write_file(path("long.txt"), text);
+  const std::string read = "read " + model() + " " + path("long.txt") + " -o " + path("long.memory") + " --segment 256";
+  for (const bool again : {false, true}) {
+    const int port = testing::free_port();
+    std::vector<Said> all(2);
+    std::vector<std::thread> threads;
+    for (int rank = 0; rank < 2; ++rank) {
+      threads.emplace_back([&, rank] {
+        all[rank] =
+            run_program(read, fmt::format("WORLD_SIZE=2 RANK={} LOCAL_RANK={} MASTER_ADDR=127.0.0.1 MASTER_PORT={} OMP_NUM_THREADS=1 "
+                                          "timeout --preserve-status -k 8 -s INT 2",
+                                          rank, rank, port));
+      });
+    }
+    for (std::thread& thread : threads) thread.join();
+    for (const Said& said : all) EXPECT_EQ(said.code, 130) << said.err;  // a kill by `timeout` 8 s later would be 137
+    EXPECT_THAT(all[0].err, HasSubstr("the same command goes on"));
+    EXPECT_EQ(all[0].err.find("going on at token") != std::string::npos, again) << all[0].err;
+    EXPECT_EQ(all[1].err, "");
+  }
+}
+
 // On several machines a path may lead to different models.
 TEST_F(TogetherProgram, ReadingRefusesDifferentModels) {
   fs::copy(model(), path("other"), fs::copy_options::recursive);

@@ -117,10 +117,13 @@ std::vector<ReadingIndex::Source> reading_sources(const std::vector<fs::path>& f
 
 class TextReading {
  public:
-  TextReading(const Reader& reader, MemoryFile& file, const Tokenizer& tokenizer, const ReadTextOptions& options, SharedReading* others)
+  // go_on: asked between segments; once it has said no, nothing more is read.
+  TextReading(const Reader& reader, MemoryFile& file, const Tokenizer& tokenizer, const ReadTextOptions& options, SharedReading* others,
+              std::function<bool()> go_on)
       : reader_(reader),
         file_(file),
         others_(others),
+        go_on_(std::move(go_on)),
         options_(options),
         chunk_(reader.model().config().chunk),
         separator_(document_separator(tokenizer)),
@@ -147,7 +150,7 @@ class TextReading {
   int64_t tokens() const { return text_.state->end; }
   int64_t new_tokens() const { return tokens() - start_tokens_; }
 
-  // Takes a part in; reads whole segments of what is waiting.
+  // Takes a part in; reads whole segments of what is waiting, unless it is told to stop.
   void add(const TextPart& part, const std::string& name) {
     const int64_t begin = tokens() + std::ssize(waiting_) - skip_;  // of the part and the separator in front of it
     std::vector<int32_t> ids;
@@ -164,7 +167,7 @@ class TextReading {
     skip_ = 0;
     const int64_t segment = std::max(reader_.segment_tokens() / chunk_, int64_t{1}) * chunk_;
     int64_t used = 0;
-    while (std::ssize(waiting_) - used >= segment) {
+    while (std::ssize(waiting_) - used >= segment && !stopped_) {
       const int64_t n = segment - tokens() % chunk_;  // ends on the chunk grid
       if (others_ != nullptr && n == segment) {
         if (std::ssize(waiting_) - used < others_->part_tokens()) break;
@@ -174,24 +177,29 @@ class TextReading {
       feed({waiting_.data() + used, static_cast<size_t>(n)});
       used += n;
       flush_full_pages();
+      may_go_on();
     }
     drop_waiting(used);
   }
 
-  // Everything that waits is read; the file's memory becomes what was read.
-  void finish() {
-    const int64_t rest = std::ssize(waiting_);
+  bool stopped() const { return stopped_; }
+
+  // Everything that waits is read; the file's memory becomes what was read. False: it was told to stop before.
+  bool finish() {
+    int64_t rest = std::ssize(waiting_);
     if (rest > 0 && others_ != nullptr && tokens() % chunk_ == 0) {
-      feed_all(waiting_);
+      rest = feed_all(waiting_);
     } else if (rest > 0) {
       feed(waiting_);
     }
     drop_waiting(rest);
+    if (stopped_) return false;
     if (tokens() == 0) throw UserError("the files hold no text: nothing to remember");
     flush_all();
     file_.root().memory = std::move(file_.root().reading->memory);
     file_.root().reading.reset();
     file_.commit();
+    return true;
   }
 
   // What was read so far becomes the point where the reading goes on.
@@ -201,6 +209,11 @@ class TextReading {
   }
 
  private:
+  bool may_go_on() {
+    stopped_ = stopped_ || !go_on_();
+    return !stopped_;
+  }
+
   void feed(std::span<const int32_t> ids) {
     if (others_ != nullptr) others_->forget();
     text_.tokens.append(ids);
@@ -210,13 +223,16 @@ class TextReading {
     });
   }
 
-  // The same by all processes. Tokens read.
+  // The same by all processes. Tokens read: all, or as far as it came.
   int64_t feed_all(std::span<const int32_t> ids) {
     flush_chunks();
-    text_.tokens.append(ids);
     std::vector<PageToWrite> pages;
     int64_t done = 0;
-    for (ChunkEncoding& chunks : others_->read(*text_.state, ids)) {
+    const int64_t start = tokens();
+    std::vector<ChunkEncoding> read = others_->read(*text_.state, ids, [this] { return may_go_on(); });
+    const int64_t count = tokens() - start;
+    text_.tokens.append(ids.first(static_cast<size_t>(count)));
+    for (ChunkEncoding& chunks : read) {
       const int64_t n = chunks.landmarks.size(1);
       pages.push_back({std::move(chunks), text_.tokens.bytes(done * chunk_, n * chunk_)});
       done += n;
@@ -224,7 +240,7 @@ class TextReading {
     write(std::move(pages), [] {});
     drop_tokens(done);
     commit_now_and_then();
-    return std::ssize(ids);
+    return count;
   }
 
   void drop_waiting(int64_t used) {
@@ -318,6 +334,8 @@ class TextReading {
   const Reader& reader_;
   MemoryFile& file_;
   SharedReading* const others_;  // who reads along; null: nobody
+  const std::function<bool()> go_on_;
+  bool stopped_ = false;
   const ReadTextOptions& options_;
   const int64_t chunk_;
   const std::vector<int32_t> separator_;
@@ -357,13 +375,14 @@ bool reads_other_files(const MemoryFile& file, const std::vector<fs::path>& file
 
 ReadTextResult read_text(const Reader& reader, MemoryFile& file, std::shared_ptr<const Tokenizer> tokenizer, const ReadTextOptions& options,
                          const std::function<bool(const ReadTextProgress&)>& progress, SharedReading* others) {
-  TextReading reading(reader, file, *tokenizer, options, others);
-  PartsAhead ahead(tokenizer, options, reading.start());
   ReadTextResult result;
   ReadTextProgress now;
+  std::function<bool()> tell;
+  TextReading reading(reader, file, *tokenizer, options, others, [&] { return tell(); });
+  PartsAhead ahead(tokenizer, options, reading.start());
   now.bytes_done = ahead.start_bytes();
   now.bytes_total = ahead.bytes_total();
-  const auto tell = [&] {
+  tell = [&] {
     now.tokens = reading.tokens();
     return !progress || progress(now);
   };
@@ -377,11 +396,11 @@ ReadTextResult read_text(const Reader& reader, MemoryFile& file, std::shared_ptr
     for (const TextPart& part : *round) {
       reading.add(part, ahead.source_name(part.begin.source));
       now.bytes_done += part.bytes;
-      if (!(go_on = tell())) break;
+      if (!(go_on = !reading.stopped() && tell())) break;
     }
   }
+  if (go_on) go_on = reading.finish();
   if (go_on) {
-    reading.finish();
     tell();
   } else {
     reading.stop();

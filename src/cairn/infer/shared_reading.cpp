@@ -65,7 +65,7 @@ void SharedReading::send_state(ReaderState* state, int64_t root) {
   share_tensor(&state->tail, reader_.device(), root, world_);
 }
 
-std::vector<ChunkEncoding> SharedReading::read(ReaderState& state, std::span<const int32_t> ids) {
+std::vector<ChunkEncoding> SharedReading::read(ReaderState& state, std::span<const int32_t> ids, const std::function<bool()>& go_on) {
   const int64_t count = std::ssize(ids);
   CAIRN_CHECK(count > 0 && state.end % state.chunk == 0 && state.memory.chunks() == 0, "a part of {} tokens behind {}", count, state.end);
   at::Tensor head = head_of(count, state.end, !known_);
@@ -74,7 +74,7 @@ std::vector<ChunkEncoding> SharedReading::read(ReaderState& state, std::span<con
   at::Tensor all = at::empty({count}, at::kInt);
   std::copy(ids.begin(), ids.end(), all.data_ptr<int32_t>());
   world_.broadcast(all, 0);
-  return take_part(state, count, {ids.begin(), ids.end()});
+  return take_part(state, count, {ids.begin(), ids.end()}, go_on);
 }
 
 void SharedReading::end(int exit_code) {
@@ -100,36 +100,51 @@ int SharedReading::follow() {
     at::Tensor all = at::empty({h[0]}, at::kInt);
     world_.broadcast(all, 0);
     const int32_t* ids = all.const_data_ptr<int32_t>();
-    take_part(state, h[0], {ids, ids + h[0]});
+    take_part(state, h[0], {ids, ids + h[0]}, {});
   }
 }
 
-std::vector<ChunkEncoding> SharedReading::take_part(ReaderState& state, int64_t count, const std::vector<int32_t>& ids) {
+std::vector<ChunkEncoding> SharedReading::take_part(ReaderState& state, int64_t count, const std::vector<int32_t>& ids,
+                                                    const std::function<bool()>& go_on) {
   const at::NoGradGuard no_gradient;
   const ModelConfig& config = reader_.model().config();
   const int64_t start = state.end, chunk = config.chunk, size = world_.size(), rank = world_.rank();
   // As one process would cut it, whole blocks each; a short part leaves some without work.
   const int64_t blocks = (count + block_ - 1) / block_, each = (blocks + size - 1) / size * block_, last = (count - 1) / each;
   const auto begin_of = [&](int64_t r) { return std::min(r * each, count); };
-  const int64_t begin = begin_of(rank), stop = begin_of(rank + 1);
+  const auto from_of = [&](int64_t r) { return std::max<int64_t>(0, begin_of(r) - run_up_); };
+  const int64_t begin = begin_of(rank), stop = begin_of(rank + 1), from = from_of(rank);
   const TokenFetch fetch = [&](int64_t, int64_t at, std::span<int32_t> out) {
     std::copy_n(ids.begin() + (at - start), out.size(), out.begin());
   };
 
   std::unique_ptr<ReaderState> own;
   if (begin < stop) {
-    const int64_t from = std::max<int64_t>(0, begin - run_up_);
     if (from == 0) {  // behind all that came before
       own = state.fork();
       own->memory = ChunkMemory(config, 1, start / chunk);
     } else {
       own = reader_.new_reader_state(1, start + from);
     }
-    if (from < begin) {
-      reader_.read(*own, begin - from, fetch);
-      own->memory = ChunkMemory(config, 1, (start + begin) / chunk);
+  }
+  // Block by block, as one call would cut it. A part may take a slow machine minutes: whoever asked process 0 to stop waits for a block
+  // only.
+  int64_t steps = 0;  // of who has most
+  for (int64_t r = 0; r < size; ++r) {
+    if (begin_of(r) < count) steps = std::max(steps, (begin_of(r + 1) - from_of(r) + block_ - 1) / block_);
+  }
+  for (int64_t step = 0, at = from; step < steps; ++step) {
+    if (step > 0) {
+      at::Tensor stopped = at::zeros({1}, at::kLong);
+      if (rank == 0 && go_on && !go_on()) stopped.fill_(1);
+      world_.broadcast(stopped, 0);
+      if (stopped.item<int64_t>() != 0) return stop_inside(state, own.get());
     }
-    reader_.read(*own, stop - begin, fetch);
+    if (own == nullptr || at >= stop) continue;
+    const int64_t n = std::min(block_, stop - at);
+    reader_.read(*own, n, fetch);
+    at += n;
+    if (at == begin) own->memory = ChunkMemory(config, 1, (start + begin) / chunk);
   }
 
   // Everyone hears everyone's chunks; process 0 keeps them.
@@ -157,6 +172,23 @@ std::vector<ChunkEncoding> SharedReading::take_part(ReaderState& state, int64_t 
   state.end = start + count;
   state.memory = ChunkMemory(config, 1, state.end / chunk);
   state.upper_valid = false;
+  return chunks;
+}
+
+// Process 0 keeps what it has read itself, from the part's beginning on; what the others have is dropped.
+std::vector<ChunkEncoding> SharedReading::stop_inside(ReaderState& state, const ReaderState* own) {
+  if (world_.rank() != 0) return {};
+  std::vector<ChunkEncoding> chunks;
+  const int64_t end = own->memory.end_chunk();
+  for (int64_t at = own->memory.first_chunk(); at < end; at += ChunkMemory::kLargestPage) {
+    chunks.push_back(copy_to_host(own->memory, at, std::min(end - at, ChunkMemory::kLargestPage)));
+  }
+  wait_for_device(reader_.device())();
+  state.lower = own->lower, state.partial = own->partial, state.tail = own->tail;
+  state.end = own->end;
+  state.memory = ChunkMemory(reader_.model().config(), 1, end);
+  state.upper_valid = false;
+  forget();
   return chunks;
 }
 

@@ -22,8 +22,10 @@ class SharedReading {
   int64_t part_tokens() const { return share_ * world_.size(); }
 
   // Process 0. Reads ids behind the text of `state`, which ends on the chunk grid and whose memory is empty. The state is then behind them,
-  // its memory still empty; returned are the chunks completed, in order and in main memory, at most ChunkMemory::kLargestPage each.
-  std::vector<ChunkEncoding> read(ReaderState& state, std::span<const int32_t> ids);
+  // its memory still empty; returned are the chunks completed, in order and in main memory, at most ChunkMemory::kLargestPage each. go_on
+  // (may be empty) is asked after each of the reader's segments; where it says no the state is behind what process 0 itself had read of ids
+  // by then, and the others are where they were.
+  std::vector<ChunkEncoding> read(ReaderState& state, std::span<const int32_t> ids, const std::function<bool()>& go_on = {});
   // Process 0: the state went on without the others (or is another one); they need it again.
   void forget() { known_ = false; }
   void end(int exit_code);
@@ -34,7 +36,9 @@ class SharedReading {
   int follow();
 
  private:
-  std::vector<ChunkEncoding> take_part(ReaderState& state, int64_t count, const std::vector<int32_t>& ids);
+  std::vector<ChunkEncoding> take_part(ReaderState& state, int64_t count, const std::vector<int32_t>& ids,
+                                       const std::function<bool()>& go_on);
+  std::vector<ChunkEncoding> stop_inside(ReaderState& state, const ReaderState* own);
   void send_state(ReaderState* state, int64_t root);
 
   const Reader& reader_;

@@ -16,6 +16,7 @@
 #include <vector>
 
 #include "cairn/core/error.h"
+#include "cairn/ops/cross_entropy/check.h"
 #include "cairn/ops/cross_entropy/kernels.h"
 #include "cairn/ops/cuda/kernels.h"
 #include "cairn/ops/simd/isa.h"
@@ -189,11 +190,7 @@ const CrossEntropyKernels& cross_entropy_kernels() {
 }
 
 CrossEntropy linear_cross_entropy(const at::Tensor& hidden, const at::Tensor& embedding, const at::Tensor& target) {
-  CAIRN_CHECK(hidden.dim() == 2 && embedding.dim() == 2 && target.dim() == 1 && hidden.size(1) == embedding.size(1) &&
-                  target.size(0) == hidden.size(0),
-              "cross entropy: hidden of {}, embedding of {}, {} targets", hidden.numel(), embedding.numel(), target.numel());
-  CAIRN_CHECK(hidden.scalar_type() == embedding.scalar_type() && target.scalar_type() == at::kLong,
-              "cross entropy: dtypes of hidden, embedding, target");
+  check_cross_entropy(hidden, embedding, target);
   if (at::GradMode::is_enabled() && (hidden.requires_grad() || embedding.requires_grad())) {
     const variable_list out = CrossEntropyFunction::apply(hidden, embedding, target);
     return {out[0], out[1]};

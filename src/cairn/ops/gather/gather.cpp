@@ -7,6 +7,7 @@
 
 #include "cairn/core/error.h"
 #include "cairn/ops/cuda/kernels.h"
+#include "cairn/ops/gather/require.h"
 #include "cairn/ops/quantize/rows.h"
 
 namespace cairn {
@@ -28,6 +29,24 @@ GatheredChunks joined(const GatheredChunks& numbers, const GatheredChunks& scale
 
 }  // namespace
 
+void require_pages(const char* op, const ChunkPages& pages) {
+  CAIRN_CHECK(!pages.k.empty() && pages.v.size() == pages.k.size(),
+              "{}: argument pages has {} of keys and {} of values; expected one each, at least 1", op, pages.k.size(), pages.v.size());
+  const bool bytes = !pages.k_scale.empty() || !pages.v_scale.empty();
+  CAIRN_CHECK(!bytes || (pages.k_scale.size() == pages.k.size() && pages.v_scale.size() == pages.k.size()),
+              "{}: argument pages has scales of {} and {} of {} pages; expected one each, or none", op, pages.k_scale.size(),
+              pages.v_scale.size(), pages.k.size());
+  for (size_t i = 0; i < pages.k.size(); ++i) {
+    require_dimensions(op, "pages.k", pages.k[i], 5, "[B,c,S,G,D]");
+    require_sizes(op, "pages.v", pages.v[i], pages.k[i].sizes(), "the shape of the keys");
+    require_type(op, "pages.v", pages.v[i], pages.k[i].scalar_type());
+    require_device(op, "pages.v", pages.v[i], "pages.k", pages.k[i]);
+    if (!bytes) continue;
+    require_sizes(op, "pages.k_scale", pages.k_scale[i], pages.k[i].sizes().slice(0, 4), "[B,c,S,G] of the keys");
+    require_sizes(op, "pages.v_scale", pages.v_scale[i], pages.v[i].sizes().slice(0, 4), "[B,c,S,G] of the values");
+  }
+}
+
 bool gather_chunks_supports(const ChunkPages& pages, const at::Tensor& index) {
   const CudaKernels* own = index.is_cuda() ? cuda_kernels() : nullptr;
   if (own == nullptr || own->gather_supports == nullptr || index.numel() > kMostSlots) return false;
@@ -35,8 +54,14 @@ bool gather_chunks_supports(const ChunkPages& pages, const at::Tensor& index) {
 }
 
 GatheredChunks gather_chunks(const ChunkPages& pages, const at::Tensor& index) {
-  CAIRN_CHECK(pages.k.size() == pages.v.size() && !pages.k.empty() && index.dim() == 4 && index.size(0) == pages.k[0].size(0),
-              "{} and {} pages, index of {} rows", pages.k.size(), pages.v.size(), index.size(0));
+  require_dimensions("gather_chunks", "index", index, 4, "[B,L,Gi,N]");
+  require_type("gather_chunks", "index", index, at::kLong);
+  require_pages("gather_chunks", pages);
+  for (const at::Tensor& k : pages.k) {
+    const at::IntArrayRef like = pages.k[0].sizes();
+    require_sizes("gather_chunks", "pages.k", k, {index.size(0), k.size(1), like[2], like[3], like[4]},
+                  "[B,c,S,G,D] with B of index, the rest of the first");
+  }
   if (!gather_chunks_supports(pages, index)) return gather_chunks_reference(pages, index);
   const CudaKernels& own = *cuda_kernels();
   if (pages.k_scale.empty()) return own.gather_chunks(pages, index);

@@ -3,12 +3,40 @@
 #include <ATen/TensorOperators.h>
 
 #include "cairn/core/error.h"
+#include "cairn/ops/gather/require.h"
 #include "cairn/ops/hsa/hsa.h"
 #include "cairn/ops/rotary/rotary.h"
 #include "cairn/ops/select/select.h"
 #include "cairn/ops/step/kernels.h"
 
 namespace cairn {
+
+namespace {
+
+void check(const at::Tensor& q, const at::Tensor& gain, const ChunkPages& pages, const at::Tensor& index, const at::Tensor& score) {
+  constexpr const char* kOp = "hsa_pages";
+  require_dimensions(kOp, "q", q, 4, "[B,1,H,D]");
+  require_dimensions(kOp, "index", index, 4, "[B,1,1 or G,N]");
+  const int64_t B = q.size(0), H = q.size(2), D = q.size(3);
+  require_sizes(kOp, "q", q, {B, 1, H, D}, "one token a row, [B,1,H,D]");
+  require_sizes(kOp, "gain", gain, {D}, "[D] of q");
+  require_pages(kOp, pages);
+  const int64_t S = pages.k[0].size(2), G = pages.k[0].size(3);
+  for (const at::Tensor& k : pages.k)
+    require_sizes(kOp, "pages.k", k, {B, k.size(1), S, G, D}, "[B,c,S,G,D] with B and D of q, S and G of the first");
+  CAIRN_CHECK(G >= 1 && H % G == 0, "hsa_pages: argument q has shape {}; expected a multiple of the {} K/V heads in dimension 2",
+              shape_text(q.sizes()), G);
+  CAIRN_CHECK(index.size(2) == 1 || index.size(2) == G, "hsa_pages: argument index has shape {}; expected 1 or {} in dimension 2",
+              shape_text(index.sizes()), G);
+  require_sizes(kOp, "index", index, {B, 1, index.size(2), index.size(3)}, "[B,1,1 or G,N]");
+  require_sizes(kOp, "score", score, index.sizes(), "the shape of index");
+  require_type(kOp, "index", index, at::kLong);
+  require_device(kOp, "gain", gain, "q", q);
+  require_device(kOp, "index", index, "q", q);
+  require_device(kOp, "score", score, "q", q);
+}
+
+}  // namespace
 
 bool hsa_pages_supports(const at::Tensor& q, const at::Tensor& gain, const ChunkPages& pages, const at::Tensor& index,
                         const at::Tensor& score) {
@@ -18,8 +46,7 @@ bool hsa_pages_supports(const at::Tensor& q, const at::Tensor& gain, const Chunk
 
 at::Tensor hsa_pages(const at::Tensor& q, const at::Tensor& gain, const ChunkPages& pages, const at::Tensor& index, const at::Tensor& score,
                      const ChunkWeighting& weighting) {
-  CAIRN_CHECK(q.dim() == 4 && q.size(1) == 1 && index.dim() == 4 && index.sizes() == score.sizes() && index.size(0) == q.size(0),
-              "hsa_pages: q of {} dimensions, index of {} rows", q.dim(), index.size(0));
+  check(q, gain, pages, index, score);
   return hsa_pages_supports(q, gain, pages, index, score) ? step_kernels()->hsa_pages(q, gain, pages, index, score, weighting)
                                                           : hsa_pages_reference(q, gain, pages, index, score, weighting);
 }

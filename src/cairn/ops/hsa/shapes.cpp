@@ -4,34 +4,46 @@
 
 #include "cairn/core/error.h"
 #include "cairn/ops/hsa/hsa.h"
+#include "cairn/ops/require.h"
 
 namespace cairn {
 
 HsaShape hsa_shape(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v, const at::Tensor& index, const at::Tensor& weight,
                    int64_t chunk) {
-  CAIRN_CHECK(q.dim() == 4 && k.dim() == 4 && v.dim() == 4 && index.dim() == 4 && weight.dim() == 4,
-              "q {}, k {}, v {}, index {}, weight {} dimensions", q.dim(), k.dim(), v.dim(), index.dim(), weight.dim());
+  constexpr const char* kOp = "hsa";
+  require_dimensions(kOp, "q", q, 4, "[B,L,H,D]");
+  require_dimensions(kOp, "k", k, 4, "[B,M,G,D]");
+  require_dimensions(kOp, "v", v, 4, "[B,M,G,D]");
+  require_dimensions(kOp, "index", index, 4, "[B,L,1 or G,N]");
+  require_dimensions(kOp, "weight", weight, 4, "[B,L,1, G or H,N]");
   HsaShape z;
   z.batch = q.size(0), z.rows = q.size(1), z.heads = q.size(2), z.width = q.size(3);
   z.groups = k.size(2), z.chunk = chunk, z.slots = index.size(3), z.index_heads = index.size(2), z.weight_heads = weight.size(2);
-  CAIRN_CHECK(chunk >= 1, "chunk {}", chunk);
+  CAIRN_CHECK(chunk >= 1, "hsa: argument chunk is {}; expected the tokens of a chunk, at least 1", chunk);
   z.chunks = k.size(1) / chunk;
-  CAIRN_CHECK(z.width >= 1 && z.groups >= 1 && z.heads >= 1 && z.heads % z.groups == 0, "H {} G {} D {}", z.heads, z.groups, z.width);
-  CAIRN_CHECK(k.size(0) == z.batch && k.size(3) == z.width && k.sizes() == v.sizes(), "k [{},{},{},{}] for q [{},{},{},{}]", k.size(0),
-              k.size(1), k.size(2), k.size(3), z.batch, z.rows, z.heads, z.width);
-  CAIRN_CHECK(index.size(0) == z.batch && index.size(1) == z.rows && (z.index_heads == 1 || z.index_heads == z.groups),
-              "index [{},{},{},{}]", index.size(0), index.size(1), index.size(2), index.size(3));
-  CAIRN_CHECK(weight.size(0) == z.batch && weight.size(1) == z.rows && weight.size(3) == z.slots, "weight [{},{},{},{}] for N {}",
-              weight.size(0), weight.size(1), weight.size(2), weight.size(3), z.slots);
-  CAIRN_CHECK(z.weight_heads == 1 || z.weight_heads == z.groups || z.weight_heads == z.heads, "weight has {} heads; H {} G {}",
-              z.weight_heads, z.heads, z.groups);
+  CAIRN_CHECK(z.width >= 1 && z.heads >= 1, "hsa: argument q has shape {}; expected at least 1 head of width 1", shape_text(q.sizes()));
+  CAIRN_CHECK(z.groups >= 1 && z.heads % z.groups == 0,
+              "hsa: argument k has shape {}; expected [B,M,G,D] with G a divisor of the {} heads of q", shape_text(k.sizes()), z.heads);
+  require_sizes(kOp, "k", k, {z.batch, k.size(1), z.groups, z.width}, "[B,M,G,D] with B and D of q");
+  require_sizes(kOp, "v", v, k.sizes(), "the shape of k");
+  CAIRN_CHECK(z.index_heads == 1 || z.index_heads == z.groups, "hsa: argument index has shape {}; expected 1 or {} in dimension 2",
+              shape_text(index.sizes()), z.groups);
+  require_sizes(kOp, "index", index, {z.batch, z.rows, z.index_heads, z.slots}, "[B,L,1 or G,N] with B and L of q");
+  CAIRN_CHECK(z.weight_heads == 1 || z.weight_heads == z.groups || z.weight_heads == z.heads,
+              "hsa: argument weight has shape {}; expected 1, {} or {} in dimension 2", shape_text(weight.sizes()), z.groups, z.heads);
+  require_sizes(kOp, "weight", weight, {z.batch, z.rows, z.weight_heads, z.slots}, "[B,L,1, G or H,N] with B and L of q, N of index");
   const auto dtype = q.scalar_type();
-  CAIRN_CHECK(dtype == at::kFloat || dtype == at::kBFloat16 || dtype == at::kDouble, "dtype {}", c10::toString(dtype));
-  CAIRN_CHECK(k.scalar_type() == dtype && v.scalar_type() == dtype, "q {}, k {}, v {}", c10::toString(dtype),
-              c10::toString(k.scalar_type()), c10::toString(v.scalar_type()));
-  CAIRN_CHECK(weight.scalar_type() == dtype || weight.scalar_type() == at::kFloat, "weight {}", c10::toString(weight.scalar_type()));
-  CAIRN_CHECK(index.scalar_type() == at::kLong, "index {}", c10::toString(index.scalar_type()));
-  CAIRN_CHECK(k.device() == q.device() && v.device() == q.device() && index.device() == q.device() && weight.device() == q.device());
+  CAIRN_CHECK(dtype == at::kFloat || dtype == at::kBFloat16 || dtype == at::kDouble,
+              "hsa: argument q has dtype {}; expected Float, BFloat16 or Double", c10::toString(dtype));
+  require_type(kOp, "k", k, dtype);
+  require_type(kOp, "v", v, dtype);
+  CAIRN_CHECK(weight.scalar_type() == dtype || weight.scalar_type() == at::kFloat,
+              "hsa: argument weight has dtype {}; expected Float or {}", c10::toString(weight.scalar_type()), c10::toString(dtype));
+  require_type(kOp, "index", index, at::kLong);
+  require_device(kOp, "k", k, "q", q);
+  require_device(kOp, "v", v, "q", q);
+  require_device(kOp, "index", index, "q", q);
+  require_device(kOp, "weight", weight, "q", q);
   return z;
 }
 

@@ -10,6 +10,7 @@
 
 #include "cairn/core/error.h"
 #include "cairn/ops/cuda/kernels.h"
+#include "cairn/ops/require.h"
 #include "cairn/ops/select/select.h"
 
 namespace cairn {
@@ -74,6 +75,9 @@ at::Tensor route_log_sum(const at::Tensor& product, double scale, const RouteLay
   CAIRN_CHECK((numbered || used.scalar_type() == at::kBool) && used.numel() == product.size(0) && states_key.defined() == key.defined() &&
                   (!key.defined() || (key.numel() == product.size(0) && states_key.size(1) == product.size(1))),
               "route_log_sum: used of {}, {} rows", used.numel(), product.size(0));
+  require_device("route_log_sum", "states_key", states_key, "product", product);
+  require_device("route_log_sum", "key", key, "product", product);
+  require_device("route_log_sum", "used", used, "product", product);
   const CudaKernels* kernels = product.is_cuda() ? cuda_kernels() : nullptr;
   if (kernels == nullptr || kernels->route_supports == nullptr || !kernels->route_supports(product)) {
     return route_log_sum_reference(product, scale, layout, states_key, key, used);

@@ -9,6 +9,7 @@
 
 #include "cairn/core/error.h"
 #include "cairn/ops/quantize/rows.h"
+#include "cairn/ops/require.h"
 #include "cairn/ops/select/few_rows.h"
 #include "cairn/ops/step/kernels.h"
 
@@ -52,8 +53,22 @@ Selection select_dequantized(const at::Tensor& rq, const Int8Landmarks& landmark
 }
 
 Selection select_chunks(const at::Tensor& rq, const Int8Landmarks& landmarks, int64_t top_k, const Visibility& visibility) {
-  CAIRN_CHECK(rq.dim() == 4 && !landmarks.numbers.empty() && landmarks.numbers.size() == landmarks.scale.size(),
-              "rq of {} dimensions, {} pages of landmarks, {} of scales", rq.dim(), landmarks.numbers.size(), landmarks.scale.size());
+  constexpr const char* kOp = "select_chunks (8-bit)";
+  require_dimensions(kOp, "rq", rq, 4, "[B,L,Q,Dr]");
+  CAIRN_CHECK(top_k >= 0, "{}: argument top_k is {}; expected 0 or more", kOp, top_k);
+  CAIRN_CHECK(!landmarks.numbers.empty() && landmarks.numbers.size() == landmarks.scale.size(),
+              "{}: argument landmarks has {} pages of numbers and {} of scales; expected one each, at least 1", kOp,
+              landmarks.numbers.size(), landmarks.scale.size());
+  for (size_t i = 0; i < landmarks.numbers.size(); ++i) {
+    const at::Tensor& page = landmarks.numbers[i];
+    require_dimensions(kOp, "landmarks.numbers", page, 4, "[B,c,Q,Dr]");
+    require_sizes(kOp, "landmarks.numbers", page, {rq.size(0), page.size(1), rq.size(2), rq.size(3)}, "[B,c,Q,Dr] with B, Q and Dr of rq");
+    require_sizes(kOp, "landmarks.scale", landmarks.scale[i], page.sizes().slice(0, 3), "[B,c,Q] of the numbers");
+    require_type(kOp, "landmarks.numbers", page, at::kChar);
+    require_type(kOp, "landmarks.scale", landmarks.scale[i], at::kBFloat16);
+    require_device(kOp, "landmarks.numbers", page, "rq", rq);
+    require_device(kOp, "landmarks.scale", landmarks.scale[i], "rq", rq);
+  }
   const int64_t n = std::min(top_k, landmarks.chunks());
   if (n > 0 && rq.size(1) > 0) {
     if (few_rows_serve(rq, landmarks)) return select_few_rows(rq, landmarks, n, visibility);

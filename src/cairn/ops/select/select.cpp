@@ -19,6 +19,7 @@
 
 #include "cairn/core/error.h"
 #include "cairn/ops/cuda/kernels.h"
+#include "cairn/ops/require.h"
 #include "cairn/ops/select/few_rows.h"
 #include "cairn/ops/select/noise.h"
 
@@ -30,8 +31,10 @@ int64_t bound_shift(const Visibility& v) { return v.exclude_window > 0 ? 1 - v.e
 
 // Position -1 stands for the row before a text: it sees nothing (retrieval_stride = chunk, first chunk).
 void check_visibility(const Visibility& v) {
-  CAIRN_CHECK(v.chunk >= 1 && v.first_position >= -1 && v.first_chunk >= 0 && v.exclude_window >= 0, "S {} position {} chunk {} window {}",
-              v.chunk, v.first_position, v.first_chunk, v.exclude_window);
+  CAIRN_CHECK(
+      v.chunk >= 1 && v.first_position >= -1 && v.first_chunk >= 0 && v.exclude_window >= 0,
+      "selection: argument visibility is chunk {}, first_position {}, first_chunk {}, exclude_window {}; expected at least 1, -1, 0, 0",
+      v.chunk, v.first_position, v.first_chunk, v.exclude_window);
 }
 
 // Number of visible landmarks of row `row`.
@@ -44,6 +47,13 @@ int64_t visible_count(int64_t row, int64_t chunks, const Visibility& v) {
 at::Tensor visible_counts(int64_t rows, int64_t chunks, const Visibility& v, at::Device device) {
   const at::Tensor t = at::arange(rows, at::TensorOptions(at::kLong).device(device)) + (v.first_position + bound_shift(v));
   return (t.clamp_min(0).div(v.chunk, "floor") - v.first_chunk).clamp(0, chunks);
+}
+
+void require_landmarks(const char* op, const at::Tensor& rq, const at::Tensor& landmarks) {
+  require_dimensions(op, "rq", rq, 4, "[B,L,Q,Dr]");
+  require_dimensions(op, "landmarks", landmarks, 4, "[B,C,Q,Dr]");
+  require_sizes(op, "landmarks", landmarks, {rq.size(0), landmarks.size(1), rq.size(2), rq.size(3)}, "[B,C,Q,Dr] with B, Q and Dr of rq");
+  require_device(op, "landmarks", landmarks, "rq", rq);
 }
 
 constexpr int64_t kSignFlip = 0x7fffffff;
@@ -132,10 +142,7 @@ at::Tensor visible_chunks(int64_t rows, int64_t chunks, const Visibility& visibi
 }
 
 at::Tensor landmark_scores(const at::Tensor& rq, const at::Tensor& landmarks) {
-  CAIRN_CHECK(rq.dim() == 4 && landmarks.dim() == 4, "rq {}, landmarks {} dimensions", rq.dim(), landmarks.dim());
-  CAIRN_CHECK(rq.size(0) == landmarks.size(0) && rq.size(2) == landmarks.size(2) && rq.size(3) == landmarks.size(3),
-              "rq [{},{},{},{}], landmarks [{},{},{},{}]", rq.size(0), rq.size(1), rq.size(2), rq.size(3), landmarks.size(0),
-              landmarks.size(1), landmarks.size(2), landmarks.size(3));
+  require_landmarks("landmark_scores", rq, landmarks);
   if (rq.is_cuda() && rq.scalar_type() == at::kBFloat16 && landmarks.scalar_type() == at::kBFloat16 &&
       (rq.size(0) == 1 || landmarks.stride(0) != 0)) {
     return ShortScores::apply(rq, landmarks);
@@ -154,7 +161,8 @@ at::Tensor landmark_scores(const at::Tensor& rq, const at::Tensor& landmarks) {
 
 Selection select_from_scores(const at::Tensor& score_in, int64_t top_k, const Visibility& visibility, uint64_t noise_key,
                              int64_t first_row) {
-  CAIRN_CHECK(score_in.dim() == 4 && top_k >= 0, "score has {} dimensions, top_k {}", score_in.dim(), top_k);
+  require_dimensions("select_from_scores", "score", score_in, 4, "[B,L,Q,C]");
+  CAIRN_CHECK(top_k >= 0, "select_from_scores: argument top_k is {}; expected 0 or more", top_k);
   check_visibility(visibility);
   const at::Tensor clean = score_in.detach();
   const int64_t B = clean.size(0), L = clean.size(1), Q = clean.size(2), C = clean.size(3), n = std::min(top_k, C);
@@ -241,7 +249,9 @@ Selection select_rows(const at::Tensor& rq, const std::vector<at::Tensor>& pages
 }  // namespace
 
 Selection select_chunks(const at::Tensor& rq_in, const std::vector<at::Tensor>& pages, int64_t top_k, const Visibility& visibility) {
-  CAIRN_CHECK(rq_in.dim() == 4 && top_k >= 0, "rq has {} dimensions, top_k {}", rq_in.dim(), top_k);
+  require_dimensions("select_chunks", "rq", rq_in, 4, "[B,L,Q,Dr]");
+  CAIRN_CHECK(top_k >= 0, "select_chunks: argument top_k is {}; expected 0 or more", top_k);
+  for (const at::Tensor& page : pages) require_landmarks("select_chunks", rq_in, page);
   check_visibility(visibility);
   const at::Tensor rq = rq_in.detach();
   int64_t C = 0;

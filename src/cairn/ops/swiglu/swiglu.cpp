@@ -15,6 +15,7 @@
 
 #include "cairn/core/error.h"
 #include "cairn/ops/cuda/kernels.h"
+#include "cairn/ops/require.h"
 #include "cairn/ops/simd/isa.h"
 #include "cairn/ops/swiglu/kernels.h"
 
@@ -157,7 +158,9 @@ const SwigluKernels& swiglu_kernels() {
 }
 
 at::Tensor swiglu(const at::Tensor& gate, const at::Tensor& up) {
-  CAIRN_CHECK(gate.sizes() == up.sizes() && gate.scalar_type() == up.scalar_type(), "swiglu: gate and up differ in shape or dtype");
+  require_sizes("swiglu", "up", up, gate.sizes(), "the shape of gate");
+  require_type("swiglu", "up", up, gate.scalar_type());
+  require_device("swiglu", "up", up, "gate", gate);
   if (!served(gate)) return swiglu_reference(gate, up);
   if (at::GradMode::is_enabled() && (gate.requires_grad() || up.requires_grad())) return SwigluFunction::apply(gate, up);
   return forward_of(gate, up);

@@ -6,7 +6,7 @@
 #include <cmath>
 #include <limits>
 
-#include "cairn/core/error.h"
+#include "cairn/ops/require.h"
 #include "cairn/ops/window/private.h"
 #include "cairn/ops/window/window.h"
 
@@ -23,11 +23,17 @@ at::Tensor by_head(const at::Tensor& t, int64_t heads, at::ScalarType type) {
 }  // namespace
 
 void check_attention(const char* name, const at::Tensor& q, const at::Tensor& k, const at::Tensor& v) {
-  CAIRN_CHECK(q.dim() == 4 && k.dim() == 4 && k.sizes() == v.sizes(), "{}: q, k, v must be [B,L,H,D], k and v alike", name);
-  CAIRN_CHECK(q.size(0) == k.size(0) && q.size(3) == k.size(3) && k.size(2) >= 1 && q.size(2) % k.size(2) == 0 && k.size(1) >= q.size(1),
-              "{}: q [{},{},{},{}] does not go with k [{},{},{},{}]", name, q.size(0), q.size(1), q.size(2), q.size(3), k.size(0),
-              k.size(1), k.size(2), k.size(3));
-  CAIRN_CHECK(q.scalar_type() == k.scalar_type() && q.scalar_type() == v.scalar_type(), "{}: q, k and v differ in dtype", name);
+  require_dimensions(name, "q", q, 4, "[B,L,H,D]");
+  require_dimensions(name, "k", k, 4, "[B,M,Hkv,D]");
+  require_sizes(name, "v", v, k.sizes(), "the shape of k");
+  CAIRN_CHECK(
+      q.size(0) == k.size(0) && q.size(3) == k.size(3) && k.size(2) >= 1 && q.size(2) % k.size(2) == 0 && k.size(1) >= q.size(1),
+      "{}: argument k has shape {}; expected [B,M,Hkv,D] with B and D of q, Hkv a divisor of its heads, M at least its tokens, for q {}",
+      name, shape_text(k.sizes()), shape_text(q.sizes()));
+  require_type(name, "k", k, q.scalar_type());
+  require_type(name, "v", v, q.scalar_type());
+  require_device(name, "k", k, "q", q);
+  require_device(name, "v", v, "q", q);
 }
 
 at::Tensor window_attention_reference(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v, int64_t window,
