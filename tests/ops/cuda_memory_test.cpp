@@ -11,6 +11,7 @@
 #include <gtest/gtest.h>
 #include <torch/csrc/autograd/autograd.h>
 
+#include <cstdio>
 #include <functional>
 #include <string>
 #include <vector>
@@ -29,30 +30,37 @@ constexpr int64_t kMiB = int64_t{1} << 20;
 
 at::TensorOptions on_gpu(at::ScalarType type) { return at::TensorOptions(at::kCUDA).dtype(type); }
 
-// Takes all memory of the GPU but about `spare` bytes as long as it lives.
+// Takes all memory of the GPU but about `spare` bytes as long as it lives: one large piece, then smaller ones, since what is left cannot be
+// had in one, and since small ones also fill what the allocator keeps.
 class Hoard {
  public:
   explicit Hoard(int64_t spare) {
-    c10::DeviceAllocator* const allocator = at::getDeviceAllocator(at::kCUDA);
-    allocator->emptyCache();
-    for (;; spare += 16 * kMiB) {  // not all that is free can be had in one piece
-      const auto free = static_cast<int64_t>(allocator->getMemoryInfo(0).first);
-      try {
-        if (free > spare) held_ = at::empty({free - spare}, on_gpu(at::kByte));
-        return;
-      } catch (const c10::OutOfMemoryError&) {
+    at::getDeviceAllocator(at::kCUDA)->emptyCache();
+    take(free_bytes() - spare - 2048 * kMiB);
+    for (const int64_t piece : {256, 64, 16}) {
+      while (free_bytes() - spare >= piece * kMiB && take(piece * kMiB)) {
       }
     }
   }
   ~Hoard() {
-    held_ = at::Tensor();
+    held_.clear();
     at::getDeviceAllocator(at::kCUDA)->emptyCache();
   }
   Hoard(const Hoard&) = delete;
   Hoard& operator=(const Hoard&) = delete;
 
  private:
-  at::Tensor held_;
+  static int64_t free_bytes() { return static_cast<int64_t>(at::getDeviceAllocator(at::kCUDA)->getMemoryInfo(0).first); }
+  bool take(int64_t bytes) {
+    if (bytes <= 0) return true;
+    try {
+      held_.push_back(at::empty({bytes}, on_gpu(at::kByte)));
+    } catch (const c10::OutOfMemoryError&) {
+      return false;
+    }
+    return true;
+  }
+  std::vector<at::Tensor> held_;
 };
 
 using Run = std::function<std::vector<at::Tensor>()>;
@@ -84,6 +92,7 @@ void expect_clean(const std::string& what, int fails, const Run& run) {
     if (enough) break;
   }
   EXPECT_GE(failed, fails) << what;
+  std::printf("%s: too little memory %d times\n", what.c_str(), failed);
 }
 
 class CudaMemory : public ::testing::Test {

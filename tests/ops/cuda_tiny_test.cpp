@@ -57,8 +57,8 @@ class CudaTiny : public ::testing::Test {
     bool off_by_one = false, want_lse = false, bf16_weight = false;
   };
 
-  // Memory attention forward in one order (ops/hsa/cuda/plan.h): probabilities are rounded to bf16 once and so is o, so that an error is at
-  // most 2^-8 of what the same sum makes of the values' sizes.
+  // Memory attention forward in one order (ops/hsa/cuda/plan.h): probabilities are rounded to bf16 once (by at most 2^-8) and so is o, so
+  // that an error is at most 2^-7 of what the same sum makes of the values' sizes.
   void expect_hsa(const char* order, const std::vector<Shape>& shapes) {
     Random random(33, 1);
     for (const Shape& s : shapes) {
@@ -79,7 +79,7 @@ class CudaTiny : public ::testing::Test {
         return hsa_reference(exact(q), exact(k), values, index, exact(w), s.S, s.off_by_one, s.want_lse);
       };
       const HsaOutput want = reference(exact(v));
-      const at::Tensor allowed = reference(exact(v).abs()).o / 256 + 1e-5;
+      const at::Tensor allowed = reference(exact(v).abs()).o / 128 + 1e-5;
       const at::Tensor error = (got.o.cpu().to(at::kDouble) - want.o).abs();
       EXPECT_TRUE(error.le(allowed).all().item<bool>()) << what << ": " << (error / allowed).max().item<double>() << " of what is allowed";
       if (s.want_lse) {
