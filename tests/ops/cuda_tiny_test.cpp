@@ -90,22 +90,26 @@ class CudaTiny : public ::testing::Test {
   Random random_{33, 2};
 };
 
-// One head's worth of rows a warp and more; several tokens a warp; more than 32 tokens a thread block; chunks of fewer than 64 keys; every
-// width; and more tiles than multiprocessors, so that queries, lists and stages are used again.
+// Tokens of one and of several strips of 16 rows, several tokens a strip; few chunks and many (two ways to merge lists); chunks of fewer
+// than 64 keys; every width; and more tiles than multiprocessors, so that queries, lists and stages are used again.
 TEST_F(CudaTiny, UnionOrder) {
   expect_hsa("union", {
+                          {1, 70, 16, 1, 64, 64, 4, 6},
                           {2, 70, 16, 1, 64, 64, 4, 6, 1, 1, false, true},
                           {1, 65, 16, 1, 64, 64, 3, 5, 1, 16, true, true},
                           {1, 50, 16, 2, 64, 64, 3, 5, 2, 2, false, true, true},
-                          {1, 90, 12, 4, 64, 32, 3, 5, 1, 1},
-                          {1, 300, 3, 3, 64, 16, 2, 4, 3, 3, true},
+                          {1, 90, 16, 1, 64, 64, 5, 300},
+                          {2, 40, 8, 1, 64, 64, 3, 280},
+                          {1, 90, 12, 1, 64, 32, 3, 5},
                           {1, 33, 32, 1, 64, 64, 3, 4},
                           {1, 21, 24, 1, 64, 48, 3, 4, 1, 24},
                           {1, 40, 16, 1, 32, 64, 3, 4, 1, 1, true},
                           {1, 40, 16, 1, 96, 64, 3, 4},
                           {1, 40, 16, 1, 128, 64, 3, 4, 1, 16, false, true},
+                          {1, 40, 16, 1, 128, 32, 4, 290},
                           {2, 290, 64, 1, 64, 16, 2, 5},
                           {1, 4300, 16, 1, 64, 16, 2, 7},
+                          {1, 2200, 16, 1, 64, 16, 2, 300},
                       });
 }
 
