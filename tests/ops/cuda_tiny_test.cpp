@@ -21,6 +21,7 @@
 
 #include "cairn/core/random.h"
 #include "cairn/ops/cuda/kernels.h"
+#include "cairn/ops/hsa/direct.h"
 #include "cairn/ops/hsa/hsa.h"
 #include "cairn/ops/hsa/pages.h"
 #include "cairn/ops/quantize/rows.h"
@@ -119,6 +120,37 @@ TEST_F(CudaTiny, RowOrder) {
 
 TEST_F(CudaTiny, ChunkOrder) {
   expect_hsa("chunk", {{2, 70, 16, 1, 64, 64, 4, 6, 1, 1, false, true}, {1, 65, 16, 16, 64, 64, 3, 5, 1, 16, true, true}});
+}
+
+// Gradients, additions to those of keys and values in any order and in a fixed one; several heads a K/V head and one, whose rows come
+// another way; chunks of more than 64 keys.
+TEST_F(CudaTiny, Backward) {
+  Random random(33, 3);
+  for (const Shape& s : std::vector<Shape>{{2, 70, 16, 1, 64, 64, 4, 6, 1, 1, false, true},
+                                           {1, 65, 8, 8, 64, 64, 3, 5, 8, 8, true},
+                                           {1, 50, 12, 2, 64, 80, 3, 5, 1, 12, false, false, true}}) {
+    const auto real = [](at::IntArrayRef sizes) { return at::randn(sizes, at::kFloat).to(at::kBFloat16); };
+    const at::Tensor q = real({s.B, s.L, s.H, s.D}), g = real(q.sizes()), k = real({s.B, s.C * s.S, s.G, s.D}), v = real(k.sizes()),
+                     w = at::rand({s.B, s.L, s.Hw, s.N}, at::kFloat), index = random_index(random, {s.B, s.L, s.Gi}, s.N, s.C);
+    at::Tensor grad_lse, want_lse;
+    if (s.want_lse) grad_lse = at::randn({s.B, s.L, s.H, s.N}, at::kFloat), want_lse = grad_lse.to(at::kDouble);
+    if (!cuda_kernels()->hsa_supports(to_gpu(q), to_gpu(k), to_gpu(index), to_gpu(w), s.S, s.off_by_one, s.want_lse))
+      GTEST_SKIP() << "the kernels of memory attention need compute capability 9.0 and sm_90a code";
+    const auto exact = [](const at::Tensor& x) { return x.to(at::kDouble); };
+    const HsaGradients want = hsa_reference_backward(exact(g), want_lse, exact(q), exact(k), exact(v), index, exact(w), s.S, s.off_by_one);
+    for (const bool ordered : {false, true}) {
+      at::globalContext().setDeterministicAlgorithms(ordered, false);
+      const HsaGradients got = cuda_kernels()->hsa_backward(to_gpu(g), grad_lse.defined() ? to_gpu(grad_lse) : grad_lse, to_gpu(q),
+                                                            to_gpu(k), to_gpu(v), to_gpu(index), to_gpu(w), s.S, s.off_by_one);
+      at::globalContext().setDeterministicAlgorithms(false, false);
+      const auto expect_near = [&](const at::Tensor& a, const at::Tensor& b, const char* what) {
+        EXPECT_LE((a.cpu().to(at::kDouble) - b).abs().max().item<double>(), 0.02 * b.abs().max().item<double>())
+            << what << ", H " << s.H << " G " << s.G << " S " << s.S << (ordered ? " ordered" : "");
+      };
+      expect_near(got.q, want.q, "dq"), expect_near(got.k, want.k, "dk"), expect_near(got.v, want.v, "dv");
+      expect_near(got.weight, want.weight, "dweight");
+    }
+  }
 }
 
 struct Landmarks {
