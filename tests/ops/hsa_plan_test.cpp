@@ -24,10 +24,11 @@ TEST(HsaPlan, OrderFollowsTheShape) {
   EXPECT_EQ(order_of(shape(262144, 8)), Order::kUnion);
   EXPECT_EQ(order_of(shape(262208, 8)), Order::kAsk);  // more keys than the L2 cache is good for
   EXPECT_EQ(order_of(shape(4096, 8, 2)), Order::kUnion);
-  EXPECT_EQ(order_of(shape(65536, 8, 2)), Order::kAsk);       // 8 heads a group
-  EXPECT_EQ(order_of(shape(65536, 8, 1, 128)), Order::kAsk);  // width 128
-  EXPECT_EQ(order_of(shape(32768, 32, 1, 128)), Order::kAsk);
-  EXPECT_EQ(order_of(shape(4096, 32, 1, 128)), Order::kUnion);
+  EXPECT_EQ(order_of(shape(65536, 8, 2)), Order::kAsk);      // 8 heads a group
+  EXPECT_EQ(order_of(shape(65536, 8, 1, 32)), Order::kAsk);  // width 32
+  EXPECT_EQ(order_of(shape(65536, 8, 1, 96)), Order::kAsk);
+  EXPECT_EQ(order_of(shape(131072, 8, 1, 128)), Order::kUnion);
+  EXPECT_EQ(order_of(shape(131200, 8, 1, 128)), Order::kAsk);
   EXPECT_EQ(order_of(shape(4096, 8, 4)), Order::kChunk);           // 4 heads a group
   EXPECT_EQ(order_of(shape(4096, 8, 1, 64, 128)), Order::kChunk);  // chunks of 128 keys
 }

@@ -55,6 +55,8 @@ __device__ inline void barrier_wait_idly(uint32_t barrier, uint32_t parity) {
       : "memory");
 }
 
+// Fetches the description of a tensor before its first use.
+__device__ inline void prefetch_map(const CUtensorMap* map) { asm volatile("prefetch.tensormap [%0];\n" ::"l"(map) : "memory"); }
 // Fetches the box of `map` at (column, head, token, batch) to `to` and reports to `barrier`.
 __device__ inline void copy_box(uint32_t to, const CUtensorMap* map, uint32_t barrier, int column, int head, int token, int batch) {
   asm volatile(

@@ -46,11 +46,17 @@ struct RowState {
 // Replaces scores by exp(score - maximum) and brings maximum and sum up to date.
 template <bool kShort>
 __device__ inline void exponentials(RowState& r, float* s, float scale) {
-  float m[2] = {s[0], s[2]};
+  // Two accumulators a row, here and below: a chain half as long.
+  float m[2], more[2];
 #pragma unroll
-  for (int j = 0; j < 8; ++j) {
+  for (int i = 0; i < 2; ++i) {
+    m[i] = fmaxf(s[2 * i], s[2 * i + 1]), more[i] = fmaxf(s[4 + 2 * i], s[4 + 2 * i + 1]);
 #pragma unroll
-    for (int i = 0; i < 2; ++i) m[i] = fmaxf(m[i], fmaxf(s[4 * j + 2 * i], s[4 * j + 2 * i + 1]));
+    for (int j = 2; j < 8; j += 2) {
+      m[i] = fmaxf(m[i], fmaxf(s[4 * j + 2 * i], s[4 * j + 2 * i + 1]));
+      more[i] = fmaxf(more[i], fmaxf(s[4 * j + 4 + 2 * i], s[4 * j + 4 + 2 * i + 1]));
+    }
+    m[i] = fmaxf(m[i], more[i]);
   }
 #pragma unroll
   for (int step = 1; step < 4; step *= 2) {
@@ -66,27 +72,29 @@ __device__ inline void exponentials(RowState& r, float* s, float scale) {
     }
     r.top[i] = m[i];
   }
+  float sum[2] = {};
 #pragma unroll
   for (int j = 0; j < 8; ++j) {
 #pragma unroll
     for (int i = 0; i < 2; ++i) {
-#pragma unroll
-      for (int at = 4 * j + 2 * i; at < 4 * j + 2 * i + 2; ++at) {
-        s[at] = exp2_fast(fmaf(s[at], scale, -m[i]));
-        r.sum[i] += s[at];
-      }
+      const int at = 4 * j + 2 * i;
+      s[at] = exp2_fast(fmaf(s[at], scale, -m[i])), s[at + 1] = exp2_fast(fmaf(s[at + 1], scale, -m[i]));
+      r.sum[i] += s[at], sum[i] += s[at + 1];
     }
   }
+  r.sum[0] += sum[0], r.sum[1] += sum[1];
 }
 __device__ inline void add_dots(RowState& r, const float* s, const float* dp) {
+  float dot[2] = {};
 #pragma unroll
   for (int j = 0; j < 8; ++j) {
 #pragma unroll
     for (int i = 0; i < 2; ++i) {
-#pragma unroll
-      for (int at = 4 * j + 2 * i; at < 4 * j + 2 * i + 2; ++at) r.dot[i] = fmaf(s[at], dp[at], r.dot[i]);
+      const int at = 4 * j + 2 * i;
+      r.dot[i] = fmaf(s[at], dp[at], r.dot[i]), dot[i] = fmaf(s[at + 1], dp[at + 1], dot[i]);
     }
   }
+  r.dot[0] += dot[0], r.dot[1] += dot[1];
 }
 
 #if CAIRN_HAS_WGMMA

@@ -117,7 +117,8 @@ constexpr int union_most_visits(int64_t D, int64_t R, int64_t N) {
   return static_cast<int>(own + union_tokens(D, R) * N / kLeastUnionStages + 1);
 }
 constexpr int kUnionHeads = 8;
-constexpr int64_t kUnionKeys = 262144;  // of all sequences and groups: with width 64 and 16 heads a group or more it is taken unasked
+constexpr int64_t kUnionNumbers =
+    262144 * 64;  // of all keys: up to so many, with 16 heads a group and widths 64 and 128, it is taken unasked
 constexpr float kUnionSharing = 1.8f;
 
 // Tiles fetched ahead.

@@ -27,7 +27,7 @@ enum class Order {
 };
 
 // Union order needs chunks of at most 64 keys and lists that fit shared memory, and pays with 8 heads a group or more; it is taken unasked
-// where keys and values are few (kUnionKeys), or where even tokens that choose at random have enough in common. Fills union_stages and
+// where keys and values are few (kUnionNumbers), or where even tokens that choose at random have enough in common. Fills union_stages and
 // union_bytes of *p where it is possible, else leaves 0 (R set).
 Order forward_order(Params* p);
 

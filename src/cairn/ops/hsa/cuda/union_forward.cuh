@@ -242,6 +242,7 @@ __global__ void __launch_bounds__(union_threads(kD), 1)
   __shared__ UnionShared shared;
   const UnionLayout<kD> at(p, raw);
   if (threadIdx.x == 0) {
+    prefetch_map(&maps.q), prefetch_map(&maps.k), prefetch_map(&maps.v);
     for (int i = 0; i < p.union_stages; ++i) {
       barrier_init(shared_address(&shared.full[i]), 1), barrier_init(shared_address(&shared.full[i + 16]), 1);
       barrier_init(shared_address(&shared.empty[i]), kConsumers / 32 * kArrivals);

@@ -118,6 +118,16 @@ __device__ inline void union_make_lists(const Params& p, const Maps& maps, Union
     if (place.here == 0) break;
     const int buffer = place.buffer(), hw = p.Hw == 1 ? 0 : place.g;
     const uint32_t full = shared_address(&shared.tile_full[buffer]);
+    if (thread >= 32) {  // first, since they come from far
+      barrier_wait_idly<500>(shared_address(&shared.queries_empty), static_cast<uint32_t>(round & 1) ^ 1);
+      for (int t = thread - 32; t < place.here; t += kListThreads - 32) {
+        const uint32_t to = at.queries + static_cast<uint32_t>(at.rows.first_row(t) * 128);
+        for (int panel = 0; panel < kPanels; ++panel) {
+          copy_box(to + static_cast<uint32_t>(panel * UnionLayout<kD>::kQueryPanel), &maps.q, full, panel * 64, place.g * R,
+                   place.first + t, place.b);
+        }
+      }
+    }
 #pragma unroll 2
     for (int e = thread; e < at.tokens * N; e += kListThreads) {
       const int t = e / N, n = e - t * N;
@@ -145,15 +155,6 @@ __device__ inline void union_make_lists(const Params& p, const Maps& maps, Union
     if (thread < 32) {
       const uint32_t count = merge.merge(place.here, buffer);
       if (thread == 0) shared.fetches[buffer] = static_cast<int>(count);
-    } else {
-      barrier_wait_idly<500>(shared_address(&shared.queries_empty), static_cast<uint32_t>(round & 1) ^ 1);
-      for (int t = thread - 32; t < place.here; t += kListThreads - 32) {
-        const uint32_t to = at.queries + static_cast<uint32_t>(at.rows.first_row(t) * 128);
-        for (int panel = 0; panel < kPanels; ++panel) {
-          copy_box(to + static_cast<uint32_t>(panel * UnionLayout<kD>::kQueryPanel), &maps.q, full, panel * 64, place.g * R,
-                   place.first + t, place.b);
-        }
-      }
     }
     if (thread == 0) {
       barrier_expect(full, static_cast<uint32_t>(place.here * R * kPanels * 128));
@@ -174,7 +175,7 @@ __device__ inline void union_produce(const Params& p, const Maps& maps, UnionSha
   for (int round = 0;; ++round) {
     const UnionPlace place(p, at.tokens, round);
     if (place.here == 0) break;
-    barrier_wait_idly<100>(shared_address(&shared.tile_full[place.buffer()]), place.phase());
+    barrier_wait(shared_address(&shared.tile_full[place.buffer()]), place.phase());
     const UnionFetch* const fetches = at.fetches_of(place.buffer());
     const int count = shared.fetches[place.buffer()];
     for (int i = 0; i < count; ++i) {
