@@ -26,10 +26,10 @@ one() {  # one KIND TEST PROGRAM
   echo "$1 $2: $verdict, $(($(date +%s) - begin)) s, ${summary:-no summary} (exit code $code)" > "$log.table"
 }
 for kind in memcheck initcheck racecheck; do
-  for test in UnionOrder ChunkOrder RowOrder Int8Selection Selection Pages; do
+  for test in UnionOrder ChunkOrder Backward RowOrder Int8Selection Selection Pages; do
     its=$program
     if [ $kind = racecheck ]; then
-      case $test in UnionOrder | ChunkOrder) its=$race ;; esac
+      case $test in UnionOrder | ChunkOrder | Backward) its=$race ;; esac
     fi
     [ -n "$its" ] && one $kind $test "$its" &
   done
