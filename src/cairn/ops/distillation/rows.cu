@@ -258,7 +258,8 @@ cudaError_t launch_forward(const Params& p, cudaStream_t stream) {
   } else if (p.chunks <= 256) {
     launch_warps<32, 8>(p, stream);
   } else {
-    block_kernel<<<blocks_for(p.rows, 1), kThreads, static_cast<size_t>(p.heads) * sizeof(float2), stream>>>(p);
+    const size_t pairs = static_cast<size_t>(p.heads + 1) / 2;  // the compiler reads two heads at a time, the last one's neighbour, too
+    block_kernel<<<blocks_for(p.rows, 1), kThreads, 2 * pairs * sizeof(float2), stream>>>(p);
   }
   return cudaGetLastError();
 }
