@@ -22,7 +22,7 @@ TEST(ExactMass, OrdinaryAttentionAtAlphaOne) {
   const int64_t R = c.H / c.G;
   at::Tensor s =
       at::matmul(c.x[0].transpose(1, 2), c.x[1].repeat_interleave(R, 2).permute({0, 2, 3, 1})) / std::sqrt(static_cast<double>(c.D));
-  at::Tensor open = at::zeros({c.B, c.L, c.C + 1}, at::kBool);
+  at::Tensor open = at::zeros({c.B, c.L, c.C + 1}, c.index.options().dtype(at::kBool));
   open.scatter_(2, c.index.select(2, 0).clamp_min(-1).remainder(c.C + 1), true).select(2, c.C).fill_(false);
   const at::Tensor closed = open.narrow(2, 0, c.C).repeat_interleave(c.S, 2).logical_not().unsqueeze(1);
   const at::Tensor p = s.masked_fill(closed, -1e30).softmax(-1).masked_fill(closed, 0);
