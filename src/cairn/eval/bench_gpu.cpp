@@ -5,6 +5,7 @@
 #include <ATen/core/grad_mode.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/empty_like.h>
+#include <ATen/ops/full.h>
 #include <ATen/ops/mm.h>
 #include <ATen/ops/rand.h>
 #include <ATen/ops/randint.h>
@@ -24,6 +25,7 @@
 #include "cairn/core/files.h"
 #include "cairn/ops/cross_entropy/cross_entropy.h"
 #include "cairn/ops/cuda/kernels.h"
+#include "cairn/ops/distillation/distillation.h"
 #include "cairn/ops/norm/norm.h"
 #include "cairn/ops/quantize/rows.h"
 #include "cairn/ops/rotary/rotary.h"
@@ -210,6 +212,25 @@ void add_window(int64_t tokens, int64_t window, int64_t heads, int64_t kv_heads,
            lines, /*plain_too=*/false);
 }
 
+// Landmark distillation against the masses of `heads` heads; bytes: of visible chunks, once, and a whole gradient.
+void add_distillation(int64_t sequences, int64_t C, int64_t heads, std::vector<Line>* lines) {
+  const int64_t L = 64 * C;
+  const at::Tensor lse = at::randn({sequences, L, heads, C}, on_gpu(at::kFloat)) * 3;
+  const at::Tensor score = at::randn({sequences, L, C}, on_gpu(at::kFloat)).requires_grad_(true),
+                   g = at::full({sequences, L}, 1.0 / L, on_gpu(at::kFloat));
+  const double rows = static_cast<double>(sequences * L), all = rows * static_cast<double>(C), visible = (all - rows) / 2;
+  const double forward = 4 * (visible * static_cast<double>(heads + 1) + rows);
+  add_both({"distillation",
+            fmt::format("B {} L {} H {} C {}", sequences, L, heads, C),
+            Shape{sequences * L, C, heads, 0, 0, 0},
+            {forward, forward + 4 * (2 * visible + all)},
+            {},
+            [=] { return std::vector<at::Tensor>{landmark_distillation(lse, score, 64, MassOrder::kNearestFirst)}; },
+            {score},
+            {g}},
+           lines);
+}
+
 // What only training does with the scores of `sequences` sequences of 64 C tokens: the choice of chunks, and the route loss's sums.
 void add_training(int64_t sequences, int64_t C, int64_t n, std::vector<Line>* lines) {
   const int64_t L = 64 * C, rows = sequences * L;
@@ -308,6 +329,7 @@ std::string bench_gpu(const BenchGpuOptions& options) {
   for (const int64_t kv_heads : {4, 2, 1}) add_window(kTokens, 129, 8, kv_heads, 64, &lines);
   for (const int64_t width : {32, 128}) add_window(kTokens, 129, 512 / width, 512 / width, width, &lines);
   for (const int64_t C : {16, 32, 64}) add_training(kTokens / (64 * C), C, 8, &lines);
+  for (const int64_t C : {16, 32, 64, 256, 512}) add_distillation(std::max<int64_t>(kTokens / (64 * C), 1), C, 16, &lines);
 
   std::vector<Line*> wanted;
   for (size_t i = 0; i < lines.size(); ++i) {

@@ -7,6 +7,7 @@
 #include <memory>
 #include <vector>
 
+#include "cairn/ops/distillation/distillation.h"
 #include "cairn/ops/select/select.h"
 
 namespace cairn {
@@ -18,6 +19,9 @@ struct RetrievalTrace {
   Selection selection;  // index [B,L,Q,N] (absolute chunk numbers), score of the selected
   at::Tensor weight;    // [B,L,Q|H,N] fp32 chunk weights, detached
   at::Tensor lse;       // [B,L,H,C] fp32 log mass of every chunk, detached; only when ForwardOptions::want_mass
+  // Where lse's chunks stand. Nearest first (only of visible chunks, and only from training passes): the exact-mass warm-up with all
+  // chunks, whose own masses these are.
+  MassOrder lse_order = MassOrder::kByChunk;
 };
 
 // What losses and diagnostics need; a value that forward returns, never a global.

@@ -15,6 +15,7 @@
 
 #include "cairn/core/error.h"
 #include "cairn/ops/cross_entropy/cross_entropy.h"
+#include "cairn/ops/distillation/distillation.h"
 #include "cairn/ops/route/route.h"
 #include "cairn/ops/select/select.h"
 
@@ -75,12 +76,10 @@ at::Tensor distillation_loss(const Trace& trace, int64_t chunk, World& world) {
   at::Tensor total;
   for (const RetrievalTrace& r : trace.retrievals) {
     CAIRN_CHECK(r.lse.defined() && r.score.size(2) == 1, "distillation needs the chunk masses and one retrieval head");
-    const int64_t B = r.score.size(0), L = r.score.size(1), C = r.score.size(3), rows = std::max<int64_t>(L - chunk, 0);
-    const at::Tensor vis = visible(L, C, chunk, r.score.device()).narrow(0, L - rows, rows);
-    const at::Tensor mass = r.lse.narrow(1, L - rows, rows).masked_fill(vis.unsqueeze(1).logical_not(), kHidden).softmax(-1).mean(2);
-    const at::Tensor log_p = r.score.narrow(1, L - rows, rows).select(2, 0).masked_fill(vis.logical_not(), kHidden).log_softmax(-1);
-    const at::Tensor sum = -(mass * log_p).masked_fill(vis.logical_not(), 0).sum();
-    const at::Tensor count = world_sum(at::full({}, static_cast<double>(B * rows), sum.options().requires_grad(false)), world);
+    const int64_t B = r.score.size(0), rows = std::max<int64_t>(r.score.size(1) - chunk, 0);
+    const at::Tensor sum = landmark_distillation(r.lse, r.score.select(2, 0), chunk, r.lse_order).sum();  // rows t < S are 0
+    const at::Tensor count =
+        world_sum(at::full({}, static_cast<double>(std::max<int64_t>(B * rows, 1)), sum.options().requires_grad(false)), world);
     total = total.defined() ? total + sum / count : sum / count;
   }
   CAIRN_CHECK(total.defined(), "distillation without a retrieval");

@@ -8,6 +8,7 @@
 
 #include "cairn/core/error.h"
 #include "cairn/model/blocks.h"
+#include "cairn/ops/hsa/exact_mass.h"
 #include "cairn/ops/hsa/hsa.h"
 #include "cairn/ops/hsa/pages.h"
 #include "cairn/ops/norm/norm.h"
@@ -64,13 +65,6 @@ Retrieved retrieve_per_chunk(const at::Tensor& rq, const ModelConfig& c, int64_t
   return found;
 }
 
-// One value per retrieval head (or one for all) spread over the query heads: [B,L,Q,N] -> [B,L,H,N].
-at::Tensor spread(const at::Tensor& t, int64_t heads) {
-  return t.unsqueeze(3)
-      .expand({t.size(0), t.size(1), t.size(2), heads / t.size(2), t.size(3)})
-      .reshape({t.size(0), t.size(1), heads, t.size(3)});
-}
-
 }  // namespace
 
 at::Tensor memory_attention_block(Residual& x, const Weights& weights, const std::string& prefix, const UpperLayer& layer,
@@ -118,12 +112,10 @@ at::Tensor memory_attention_block(Residual& x, const Weights& weights, const std
   k = k.to(q.scalar_type());
   v = v.to(q.scalar_type());
 
-  at::Tensor weight;
+  at::Tensor o, weight, own_lse;
   if (options.alpha > 0) {
-    // Exact-mass warm-up: weights per head from alpha * lse + (1 - alpha) * score. The first pass gives the log masses only.
-    const at::Tensor none = at::zeros({B, L, 1, index.size(3)}, q.options().dtype(found.score.scalar_type()));
-    const at::Tensor lse = hsa(q, k, v, index, none, c.chunk, false, true).lse;
-    weight = softmax_weights(options.alpha * lse + (1 - options.alpha) * spread(found.score, H), spread(used, H));
+    const ExactMass mass = hsa_exact_mass(q, k, v, index, found.score, options.alpha, c.chunk, c.off_by_one);
+    o = mass.o, weight = mass.weight, own_lse = mass.lse;
   } else {
     at::Tensor s = found.score;
     if (c.rank_decay) s = s + weights.vector(prefix + ".rank_decay") * at::arange(s.size(3), s.options());
@@ -132,16 +124,22 @@ at::Tensor memory_attention_block(Residual& x, const Weights& weights, const std
   if (layer.retrieval && context.trace != nullptr) {
     trace.selection = found.selection;
     trace.weight = weight.detach();
-    if (options.want_mass) {
+    const int64_t C = k.size(1) / c.chunk;
+    // While training, a selection of every chunk that a row sees has just given its masses. (Reading joins masses of segments by chunk.)
+    const bool training = at::GradMode::is_enabled() && trace.score.defined(),
+               all_selected = index.size(3) == C && !c.exclude_window && c.retrieval_stride != "chunk";
+    if (options.want_mass && training && all_selected && own_lse.defined()) {
+      trace.lse = own_lse;
+      trace.lse_order = MassOrder::kNearestFirst;
+    } else if (options.want_mass) {
       const at::NoGradGuard no_gradient;
-      const int64_t C = k.size(1) / c.chunk;
       const at::Tensor all = at::arange(C - 1, -1, -1, index.options()).expand({B, L, 1, C}).contiguous();
       const at::Tensor none = at::zeros({B, L, 1, C}, found.score.options().requires_grad(false));
       trace.lse = hsa(q.detach(), k.detach(), v.detach(), all, none, c.chunk, false, true).lse.flip(-1);
     }
     context.trace->retrievals.push_back(trace);
   }
-  return hsa(q, k, v, index, weight, c.chunk, c.off_by_one).o.flatten(2);
+  return (o.defined() ? o : hsa(q, k, v, index, weight, c.chunk, c.off_by_one).o).flatten(2);
 }
 
 }  // namespace cairn

@@ -9,6 +9,7 @@
 
 #include "cairn/core/random.h"
 #include "cairn/ops/cross_entropy/cross_entropy.h"
+#include "cairn/ops/distillation/distillation.h"
 #include "cairn/ops/hsa/hsa.h"
 #include "cairn/ops/norm/norm.h"
 #include "cairn/ops/rotary/rotary.h"
@@ -118,6 +119,21 @@ Case cross_entropy_case(Random& r) {
           }};
 }
 
+Case distillation_case(Random& r) {
+  const int64_t B = 1 + r.below(2), S = pick(r, {4, 16}), C = r.below(r.chance(0.2) ? 400 : 40), L = S * C + r.below(3 * S),
+                H = 1 + r.below(20);
+  const at::Tensor lse = random_tensor(r, {B, L, H, C}) * 3;
+  const MassOrder order = r.chance(0.5) ? MassOrder::kNearestFirst : MassOrder::kByChunk;
+  return {"landmark_distillation",
+          fmt::format("B{} L{} H{} C{} S{}{}", B, L, H, C, S, order == MassOrder::kNearestFirst ? " nearest first" : ""),
+          {random_tensor(r, {B, L, C})},
+          [=](const Tensors& t, bool reference) -> Tensors {
+            // Masses and scores are never bf16: of rounded scores, then.
+            const at::Tensor score = reference || t[0].scalar_type() == at::kDouble ? t[0] : t[0].to(at::kFloat);
+            return {(reference ? landmark_distillation_reference : landmark_distillation)(lse.to(score.options()), score, S, order)};
+          }};
+}
+
 // Outputs, then gradients of sum(output * cotangent) for every input; all in fp64 on the CPU.
 Tensors evaluate(const Case& c, at::ScalarType dtype, at::Device device, at::ScalarType input_precision, bool reference, uint64_t seed) {
   Tensors leaves;
@@ -175,7 +191,8 @@ std::vector<OperatorCheck> check_operators(at::Device device, uint64_t seed, int
   using Maker = Case (*)(Random&);
   std::vector<OperatorCheck> results;
   uint64_t stream = 0;
-  for (const Maker maker : {&hsa_case, &window_case, &full_case, &norm_case, &rotary_case, &swiglu_case, &cross_entropy_case}) {
+  for (const Maker maker :
+       {&hsa_case, &window_case, &full_case, &norm_case, &rotary_case, &swiglu_case, &cross_entropy_case, &distillation_case}) {
     for (int64_t round = 0; round < rounds; ++round) {
       Random random(seed, ++stream);
       const Case c = maker(random);

@@ -40,7 +40,9 @@ double activation_bytes(const TrainConfig& config, const Phase& phase, int64_t s
     bytes += residual + (3 * e + wide) * mh * static_cast<double>(m.head_dim) + (2 * e + wide) * r;
     bytes +=
         16 * chunks + 24 * selected + (kernels ? 2 * e : 9) * route_candidates;  // scores, selection and weights, rivals of the route loss
-    if (mass) bytes += (config.train.distillation_weight > 0 ? 28 : 16) * mh * selected;  // masses and weights are per head then
+    if (mass) bytes += (kernels ? 12 : 16) * mh * selected;                      // masses and weights are per head then
+    // The masses of all chunks and, written with the loss, the gradient of the scores.
+    if (mass && config.train.distillation_weight > 0) bytes += 4 * (mh + 1) * chunks;
   }
   // Cross-entropy works in row blocks; its inputs stay.
   return bytes + (4 + 2 * e) * d + 64;

@@ -93,9 +93,9 @@ void TrainStep::compute(const Moment& moment) {
 bool TrainStep::can_record(const Moment& moment) const {
   const CudaKernels* own = device_.is_cuda() ? cuda_kernels() : nullptr;
   if (own == nullptr || own->record == nullptr || own->hsa_supports == nullptr || !why_.empty() || switched_off()) return false;
-  // Dense passes and fp32 take plain paths, of which nobody has made sure that they ask the device for nothing.
+  // fp32 takes plain paths, of which nobody has made sure that they ask the device for nothing.
   const ModelConfig& c = config_.model;
-  if (config_.train.precision != "bf16" || moment.alpha > 0 || moment.distillation_weight > 0) return false;
+  if (config_.train.precision != "bf16") return false;
   SumsAside* const aside = sums_aside(*world_);
   if (aside != nullptr && !aside->can_be_recorded()) return false;
   const int64_t chunks = moment.length / c.chunk, chosen = std::min(moment.top_k, chunks);
@@ -105,7 +105,14 @@ bool TrainStep::can_record(const Moment& moment) const {
                    k = at::empty({1, chunks * c.chunk, c.memory_kv_heads, c.head_dim}, options),
                    index = at::empty({1, moment.length, c.retrieval_heads, chosen}, options.dtype(at::kLong)),
                    weight = at::empty({1, moment.length, c.retrieval_heads, chosen}, options.dtype(at::kFloat));
-  if (!own->hsa_supports(q, k, index, weight, c.chunk, c.off_by_one, false)) return false;
+  if (!own->hsa_supports(q, k, index, weight, c.chunk, c.off_by_one, /*want_lse=*/moment.alpha > 0)) return false;
+  if (moment.alpha > 0) {  // weights a head; for distillation perhaps the masses of all chunks
+    const at::Tensor each = at::empty({1, moment.length, c.memory_heads, chosen}, weight.options()),
+                     all = at::empty({1, moment.length, 1, chunks}, index.options()),
+                     none = at::empty({1, moment.length, 1, chunks}, weight.options());
+    if (!own->hsa_supports(q, k, index, each, c.chunk, false, false)) return false;
+    if (moment.distillation_weight > 0 && !own->hsa_supports(q, k, all, none, c.chunk, false, true)) return false;
+  }
   if (chosen == chunks) return true;
   const at::Tensor score = at::empty({1, moment.length, c.retrieval_heads, chunks}, options.dtype(at::kFloat));
   return own->select_given_supports != nullptr && own->select_given_supports(score, chosen);

@@ -79,6 +79,13 @@ struct CudaKernels {
                                const at::Tensor& states_key, const at::Tensor& key, const at::Tensor& used,
                                const at::Tensor& out) = nullptr;
 
+  // Landmark distillation (ops/distillation/distillation.h) of fp32 operands: rows, and (want_slope) their gradient by score, defined only
+  // where chunks are visible. Backward: the gradient of score from that of the rows [B,L], any strides, and forward's slope.
+  bool (*distillation_supports)(const at::Tensor& lse, const at::Tensor& score) = nullptr;
+  std::tuple<at::Tensor, at::Tensor> (*distillation_forward)(const at::Tensor& lse, const at::Tensor& score, int64_t chunk,
+                                                             bool nearest_first, bool want_slope) = nullptr;
+  at::Tensor (*distillation_backward)(const at::Tensor& grad, const at::Tensor& slope, int64_t chunk) = nullptr;
+
   // Chunks of few selected slots (ops/gather/gather.h).
   bool (*gather_supports)(const ChunkPages& pages, const at::Tensor& index) = nullptr;
   GatheredChunks (*gather_chunks)(const ChunkPages& pages, const at::Tensor& index) = nullptr;

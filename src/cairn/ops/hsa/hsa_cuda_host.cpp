@@ -16,8 +16,10 @@
 #include "cairn/ops/cuda/hopper.h"
 #include "cairn/ops/cuda/kernels.h"
 #include "cairn/ops/cuda/launch.h"
+#include "cairn/ops/hsa/cuda/exact_mass.h"
 #include "cairn/ops/hsa/cuda/launch.h"
 #include "cairn/ops/hsa/cuda/plan.h"
+#include "cairn/ops/hsa/exact_mass.h"
 #include "cairn/ops/hsa/shapes.h"
 
 namespace cairn {
@@ -181,11 +183,13 @@ HsaOutput forward(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
   return out;
 }
 
-HsaGradients backward(const at::Tensor& grad_o, const at::Tensor& grad_lse, const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
-                      const at::Tensor& index, const at::Tensor& weight, int64_t chunk, bool off_by_one) {
+HsaGradients backward_with(const at::Tensor& grad_o, const at::Tensor& grad_lse, const at::Tensor& q, const at::Tensor& k,
+                           const at::Tensor& v, const at::Tensor& index, const at::Tensor& weight, int64_t chunk, bool off_by_one,
+                           double dot_share) {
   const c10::cuda::CUDAGuard guard(q.device());
   Launch launch(q, k, v, index, weight, chunk, off_by_one, /*backward=*/true);
   Params& p = launch.p;
+  p.dot_share = static_cast<float>(dot_share);
   const int64_t M = k.size(1);
   HsaGradients out;
   out.weight = at::zeros({p.B, p.L, p.Hw, p.N}, weight.options());
@@ -203,6 +207,44 @@ HsaGradients backward(const at::Tensor& grad_o, const at::Tensor& grad_lse, cons
   check_launch(hsa_cuda::launch_finish_keys(p, M, out.k.mutable_data_ptr(), out.v.mutable_data_ptr(), current_stream()));
   return out;
 }
+
+HsaGradients backward(const at::Tensor& grad_o, const at::Tensor& grad_lse, const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
+                      const at::Tensor& index, const at::Tensor& weight, int64_t chunk, bool off_by_one) {
+  return backward_with(grad_o, grad_lse, q, k, v, index, weight, chunk, off_by_one, 1);
+}
+
+at::Tensor mass_weights(const at::Tensor& lse, const at::Tensor& score_in, const at::Tensor& index_in, double alpha) {
+  const c10::cuda::CUDAGuard guard(lse.device());
+  const at::Tensor score = score_in.contiguous(), index = index_in.contiguous(), weight = at::empty(lse.sizes(), lse.options());
+  if (weight.numel() == 0) return weight;
+  hsa_cuda::MassParams p;
+  p.rows = lse.size(0) * lse.size(1) * lse.size(2), p.H = lse.size(2), p.Q = index.size(2), p.N = lse.size(3);
+  p.index = index.const_data_ptr<int64_t>(), p.lse = lse.const_data_ptr<float>(), p.score = score.const_data_ptr<float>();
+  p.alpha = static_cast<float>(alpha);
+  p.weight = weight.mutable_data_ptr<float>();
+  check_launch(hsa_cuda::launch_mass_weights(p, current_stream()));
+  return weight;
+}
+
+HsaGradients exact_mass_backward(const at::Tensor& grad_in, const at::Tensor& o, const at::Tensor& q, const at::Tensor& k,
+                                 const at::Tensor& v, const at::Tensor& index, const at::Tensor& weight, double alpha, int64_t chunk) {
+  const c10::cuda::CUDAGuard guard(q.device());
+  const at::Tensor grad_o = aligned(grad_in.contiguous()), grad_lse = at::empty(weight.sizes(), weight.options());
+  if (grad_lse.numel() > 0) {
+    hsa_cuda::MassParams p;
+    p.rows = weight.size(0) * weight.size(1) * weight.size(2), p.N = weight.size(3), p.D = o.size(3);
+    p.alpha = static_cast<float>(alpha);
+    p.grad_o = grad_o.const_data_ptr(), p.o = o.const_data_ptr();
+    p.known_weight = weight.const_data_ptr<float>(), p.grad_lse = grad_lse.mutable_data_ptr<float>();
+    check_launch(hsa_cuda::launch_mass_gradient(p, current_stream()));
+  }
+  return backward_with(grad_o, grad_lse, q, k, v, index, weight, chunk, false, 1 - alpha);
+}
+
+[[maybe_unused]] const bool mass_registered = register_exact_mass_kernels([](ExactMassKernels* table) {
+  table->weights = mass_weights;
+  table->backward = exact_mass_backward;
+});
 
 [[maybe_unused]] const bool registered = register_cuda_kernels([](CudaKernels* table) {
   table->hsa_supports = supports;

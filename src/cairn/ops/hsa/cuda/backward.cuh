@@ -1,5 +1,5 @@
 // Memory attention backward in chunk order, one visit of each (chunk, tile): scores and probabilities are made again, then
-//   dV += (w P)^T g,  dS = P (w dP + grad_lse - w <g,o_k>),  dP = g V^T,  <g,o_k> = rowsum(P dP),  dK += dS^T Q,  dQ_k = dS K
+//   dV += (w P)^T g,  dS = P (w dP + grad_lse - dot_share w <g,o_k>),  dP = g V^T,  <g,o_k> = rowsum(P dP),  dK += dS^T Q,  dQ_k = dS K
 // (docs/algorithm.md section 2). dK and dV of 64 keys stay in registers for a whole run; dQ_k and <g,o_k> go to the ring. Where a chunk has
 // more than 64 keys, an item does 64 of them, after looking at the others for the softmax.
 #pragma once
@@ -180,7 +180,7 @@ __device__ inline void backward_tile(const Params& p, const Stage<2>& stage, uin
     const float inverse = __fdividef(1.0f, r.sum[i] + (p.off_by_one ? exp2_fast(-r.top[i]) : 0.0f));
     dots[i] = r.dot[i] * inverse;
     wp_factor[i] = inverse * given.x, ds_factor[i] = wp_factor[i] * p.scale;
-    constant[i] = (given.y - given.x * dots[i]) * (inverse * p.scale);
+    constant[i] = (given.y - given.x * p.dot_share * dots[i]) * (inverse * p.scale);
   }
   uint32_t store_at = wp_at + static_cast<uint32_t>((thread / 32 * 16 + thread % 16) * 128 + ((thread / 16 % 2 ^ thread % 8) << 4));
   uint32_t ds_registers[4][4];

@@ -36,6 +36,7 @@ struct Params {
   const void* weight = nullptr;     // [B,L,Hw,N] contiguous, fp32 or bf16
   const float* grad_lse = nullptr;  // [B,L,H,N] contiguous or null
   bool weight_bf16 = false, off_by_one = false;
+  float dot_share = 1;  // of w <g, o_k> in dS: less where weights follow the chunks' masses (exact_mass.h)
 
   void* o = nullptr;        // [B,L,H,D] bf16 contiguous: o, in the backward dq
   float* lse = nullptr;     // [B,L,H,N] fp32 or null; unused slots are not written
