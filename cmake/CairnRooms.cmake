@@ -10,7 +10,8 @@ if(CAIRN_WERROR)
 endif()
 target_compile_features(cairn_options INTERFACE $<INSTALL_INTERFACE:cxx_std_20>)
 target_include_directories(cairn_options INTERFACE "$<BUILD_INTERFACE:${CMAKE_SOURCE_DIR}/src>")
-target_compile_definitions(cairn_options INTERFACE FMT_HEADER_ONLY $<BUILD_INTERFACE:CAIRN_VERSION="${PROJECT_VERSION}">)
+# AT_PER_OPERATOR_HEADERS: some of ATen's headers include all two thousand operators otherwise; our files name those that they use.
+target_compile_definitions(cairn_options INTERFACE "$<BUILD_INTERFACE:CAIRN_VERSION=\"${PROJECT_VERSION}\";AT_PER_OPERATOR_HEADERS>")
 if(CAIRN_SANITIZE)
   target_compile_options(cairn_options INTERFACE -fsanitize=${CAIRN_SANITIZE} -fno-omit-frame-pointer -fno-sanitize-recover=all -O1 -g1)
   # GCC 12 takes the sanitizers' own bookkeeping in std::function and std::regex for uninitialised values.
