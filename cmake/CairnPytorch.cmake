@@ -7,6 +7,7 @@ file(GLOB _pytorch_sources CONFIGURE_DEPENDS "${CMAKE_SOURCE_DIR}/src/cairn/pyto
 add_library(cairn_pytorch SHARED ${_pytorch_sources} "${CMAKE_SOURCE_DIR}/src/cairn/core/error.cpp"
             "${CMAKE_SOURCE_DIR}/src/cairn/core/fmt_library.cpp")
 target_link_libraries(cairn_pytorch PRIVATE cairn_options $<TARGET_FILE:cairn_ops> cairn_torch)
+cairn_precompile(cairn_pytorch TORCH)
 add_dependencies(cairn_pytorch cairn_ops)
 set_target_properties(cairn_pytorch PROPERTIES OUTPUT_NAME cairn_torch LIBRARY_OUTPUT_DIRECTORY "${CMAKE_BINARY_DIR}" CAIRN_OWN_RPATH ON
                       SKIP_BUILD_RPATH ON)
