@@ -1,4 +1,5 @@
-# cairn_room(NAME [TORCH] [DEPENDS room...]): the static library cairn_NAME of all sources under src/cairn/NAME.
+# cairn_room(NAME [TORCH [FEW_TENSORS]] [DEPENDS room...]): the static library cairn_NAME of all sources under src/cairn/NAME.
+# FEW_TENSORS: few of its files include LibTorch's headers (CairnPrecompiled.cmake).
 # Files named *_avx512.cpp and *_avx2.cpp get their instruction set; callers choose at run time. main.cpp is left to
 # cairn_program(), *_cuda_host.cpp and *.cu to CairnCuda.cmake.
 
@@ -10,7 +11,8 @@ if(CAIRN_WERROR)
 endif()
 target_compile_features(cairn_options INTERFACE $<INSTALL_INTERFACE:cxx_std_20>)
 target_include_directories(cairn_options INTERFACE "$<BUILD_INTERFACE:${CMAKE_SOURCE_DIR}/src>")
-target_compile_definitions(cairn_options INTERFACE FMT_HEADER_ONLY $<BUILD_INTERFACE:CAIRN_VERSION="${PROJECT_VERSION}">)
+# AT_PER_OPERATOR_HEADERS: some of ATen's headers include all two thousand operators otherwise; our files name those that they use.
+target_compile_definitions(cairn_options INTERFACE "$<BUILD_INTERFACE:CAIRN_VERSION=\"${PROJECT_VERSION}\";AT_PER_OPERATOR_HEADERS>")
 if(CAIRN_SANITIZE)
   target_compile_options(cairn_options INTERFACE -fsanitize=${CAIRN_SANITIZE} -fno-omit-frame-pointer -fno-sanitize-recover=all -O1 -g1)
   # GCC 12 takes the sanitizers' own bookkeeping in std::function and std::regex for uninitialised values.
@@ -23,7 +25,7 @@ if(CAIRN_FUZZ)
 endif()
 
 function(cairn_room NAME)
-  cmake_parse_arguments(ARG "TORCH" "" "DEPENDS" ${ARGN})
+  cmake_parse_arguments(ARG "TORCH;FEW_TENSORS" "" "DEPENDS" ${ARGN})
   file(GLOB_RECURSE sources CONFIGURE_DEPENDS "${CMAKE_SOURCE_DIR}/src/cairn/${NAME}/*.cpp")
   list(FILTER sources EXCLUDE REGEX "(/main|_cuda_host)\\.cpp$")
   if(sources)
@@ -34,13 +36,21 @@ function(cairn_room NAME)
     set(scope INTERFACE)
   endif()
   target_link_libraries(cairn_${NAME} ${scope} cairn_options Threads::Threads)
+  set(kind "")
   if(ARG_TORCH)
+    set(kind TORCH)
     # Once installed, it is made anew, under a name that no target has here, where the libraries are used (cmake/cairn-config.cmake.in).
     target_link_libraries(cairn_${NAME} ${scope} $<BUILD_INTERFACE:cairn_torch> $<INSTALL_INTERFACE:cairn::libtorch>)
   endif()
   foreach(room ${ARG_DEPENDS})
     target_link_libraries(cairn_${NAME} ${scope} cairn_${room})
   endforeach()
+  if(ARG_FEW_TENSORS)
+    list(APPEND kind FEW_TENSORS)
+  endif()
+  if(sources)
+    cairn_precompile(cairn_${NAME} ${kind})
+  endif()
   foreach(source ${sources})
     if(source MATCHES "_avx512bf16\\.cpp$")
       set_source_files_properties("${source}" PROPERTIES COMPILE_OPTIONS "-O3;-mavx512f;-mavx512bw;-mavx512dq;-mavx512vl;-mavx512bf16;-mfma;-mprefer-vector-width=512")
@@ -48,6 +58,10 @@ function(cairn_room NAME)
       set_source_files_properties("${source}" PROPERTIES COMPILE_OPTIONS "-O3;-mavx512f;-mavx512bw;-mavx512dq;-mavx512vl;-mfma;-mprefer-vector-width=512")
     elseif(source MATCHES "_avx2\\.cpp$")
       set_source_files_properties("${source}" PROPERTIES COMPILE_OPTIONS "-O3;-mavx2;-mfma;-mf16c")
+    endif()
+    # Made for other instructions; and CLI11 prints values with any operator << that it sees, so it must not see LibTorch's.
+    if(source MATCHES "_avx[0-9a-z]*\\.cpp$|/cli/(command|command_line|completion)\\.cpp$")
+      set_source_files_properties("${source}" PROPERTIES SKIP_PRECOMPILE_HEADERS ON)
     endif()
   endforeach()
   if(NAME STREQUAL "text")

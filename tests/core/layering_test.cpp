@@ -122,6 +122,22 @@ TEST(Layering, OnlySlimTorchHeaders) {
   }
 }
 
+// CLI11 costs every file that includes it six seconds; commands declare their options through cli/command.h.
+TEST(Layering, OneFaceOfTheCommandLineLibrary) {
+  const std::set<std::string> those = {"command.cpp", "command_line.cpp", "completion.cpp"};
+  int found = 0;
+  for (const char* top : {"src/cairn", "tests"}) {
+    for (const fs::path& path : sources(kSource / top)) {
+      for (const std::string& include : includes(path)) {
+        if (!include.starts_with("CLI/")) continue;
+        ++found;
+        EXPECT_TRUE(those.count(path.filename().string())) << fs::relative(path, kSource) << " includes " << include;
+      }
+    }
+  }
+  EXPECT_EQ(found, static_cast<int>(those.size()));
+}
+
 // Kernels compile in seconds without torch's headers, and every room compiles without CUDA's.
 TEST(Layering, CudaAndTorchMeetInHostFilesOnly) {
   for (const fs::path& path : sources(kSource / "src/cairn")) {

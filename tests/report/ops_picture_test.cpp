@@ -1,6 +1,7 @@
 // The picture of the operators' benchmark, from a table as `cairn bench ops --device cuda --csv` writes it.
 #include "cairn/report/ops_picture.h"
 
+#include <fmt/format.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
@@ -53,8 +54,8 @@ TEST(OpsPicture, DrawsWhatTheTableHolds) {
 }
 
 TEST(OpsPicture, SaysWhatIsNoTable) {
-  for (const std::string& text :
-       {std::string(), std::string("# nothing\n"), std::string(kHead), std::string("1,2,3\n"), std::string(kHead) + "a,b\n"}) {
+  const std::string two_columns = fmt::format("{}a,b\n", kHead);
+  for (const std::string& text : {std::string(), std::string("# nothing\n"), std::string(kHead), std::string("1,2,3\n"), two_columns}) {
     try {
       draw_ops_picture(text, "table.csv");
       ADD_FAILURE() << text;

@@ -38,7 +38,11 @@ TEST(Event, BytesOfAScalar) {
   // } }
   const std::string expected("\x09\x00\x00\x00\x00\x00\x00\xf0\x3f\x10\xac\x02\x2a\x0a\x0a\x08\x0a\x01\x61\x15\x00\x00\x00\x40", 24);
   EXPECT_EQ(scalar_event(1.0, 300, {{"a", 2.0}, {"b", std::numeric_limits<double>::quiet_NaN()}}), expected);
-  EXPECT_EQ(version_event(1.0), std::string("\x09\x00\x00\x00\x00\x00\x00\xf0\x3f\x1a\x0d", 11) + "brain.Event:2");
+  const std::string version(
+      "\x09\x00\x00\x00\x00\x00\x00\xf0\x3f\x1a\x0d"
+      "brain.Event:2",
+      24);
+  EXPECT_EQ(version_event(1.0), version);
 }
 
 TEST(AppendFile, CutsWhatStandsBehindTheKeptPart) {

@@ -38,10 +38,8 @@ struct Options {
   bool ram = false;
 };
 
-void add_sampling_options(CLI::App* command, SamplingOptions* o) {
-  command->add_option("--max-tokens", o->max_tokens, "longest answer, tokens")
-      ->check(CLI::Range(int64_t{1}, int64_t{1} << 24))
-      ->capture_default_str();
+void add_sampling_options(Command* command, SamplingOptions* o) {
+  command->add_option("--max-tokens", o->max_tokens, "longest answer, tokens")->range(1, int64_t{1} << 24)->capture_default_str();
   command->add_option("--temperature", o->temperature, "0: the most likely token; 1: as the model says")->capture_default_str();
   command->add_option("--top-p", o->top_p, "draw from the most likely tokens with so much probability together")->capture_default_str();
   command->add_option("--seed", o->seed, "seed of the draws")->capture_default_str();
@@ -371,9 +369,9 @@ int run_generate(const Options& options) {
 
 }  // namespace
 
-void add_ask(CLI::App& app, Action* action) {
+void add_ask(Command& app, Action* action) {
   auto o = std::make_shared<Options>();
-  CLI::App* command = app.add_subcommand("ask", "Ask about a text that was read; every answer shows which chunks it read");
+  Command* command = app.add_subcommand("ask", "Ask about a text that was read; every answer shows which chunks it read");
   add_session_options(command, &o->session);
   command->add_option("MEMORY", o->memory, "memory file, as `cairn read` writes it")->required();
   command
@@ -382,12 +380,8 @@ void add_ask(CLI::App& app, Action* action) {
       ->allow_extra_args(false);
   command->add_option("--questions", o->questions_file, "file with one question a line");
   add_sampling_options(command, &o->sampling);
-  command->add_option("--sources", o->sources, "chunks shown for an answer")
-      ->check(CLI::Range(int64_t{0}, int64_t{1000}))
-      ->capture_default_str();
-  command->add_option("--batch", o->batch, "questions answered together")
-      ->check(CLI::Range(int64_t{1}, int64_t{4096}))
-      ->capture_default_str();
+  command->add_option("--sources", o->sources, "chunks shown for an answer")->range(0, 1000)->capture_default_str();
+  command->add_option("--batch", o->batch, "questions answered together")->range(1, 4096)->capture_default_str();
   command->add_option("--json", o->json_file, "file for answers and what every token read, for `cairn inspect`");
   command->add_flag("--ram", o->ram, "load the memory instead of mapping the file; compares its checksums");
   add_memory_on(command, &o->session.memory_on, /*mapped=*/true);
@@ -398,9 +392,9 @@ void add_ask(CLI::App& app, Action* action) {
   command->callback([o, action] { *action = [o] { return run_ask(*o); }; });
 }
 
-void add_generate(CLI::App& app, Action* action) {
+void add_generate(Command& app, Action* action) {
   auto o = std::make_shared<Options>();
-  CLI::App* command = app.add_subcommand("generate", "Text behind a prompt, and behind the text of a memory if one is given");
+  Command* command = app.add_subcommand("generate", "Text behind a prompt, and behind the text of a memory if one is given");
   add_session_options(command, &o->session);
   command->add_option("--memory", o->memory, "memory file that stands in front of the prompt");
   command->add_option("--prompt", o->prompt, "text to go on from (\\n: line end)")->required();

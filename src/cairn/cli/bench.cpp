@@ -159,7 +159,7 @@ int bench_ops(const OpsOptions& o) {
   return 0;
 }
 
-void add_bench_train(CLI::App* bench, Action* action) {
+void add_bench_train(Command* bench, Action* action) {
   struct Settings {
     std::string config;
     std::vector<std::string> assignments;
@@ -167,20 +167,18 @@ void add_bench_train(CLI::App* bench, Action* action) {
     BenchTrainOptions options;
   };
   const auto s = std::make_shared<Settings>();
-  CLI::App* train = bench->add_subcommand("train", "The training step in every phase of a configuration");
+  Command* train = bench->add_subcommand("train", "The training step in every phase of a configuration");
   train->add_option("CONFIG", s->config, "configuration (TOML)")->required();
   train->add_option("--set", s->assignments, "NAME=VALUE, after the file; may be repeated")
       ->allow_extra_args(false)
       ->type_name("NAME=VALUE");
-  train->add_option("--device", s->run.device, "cpu or cuda")->check(CLI::IsMember({"cpu", "cuda"}))->capture_default_str();
-  train->add_option("--threads", s->run.threads, "Threads (0: as many as LibTorch takes)")
-      ->check(CLI::Range(0, 1024))
-      ->capture_default_str();
-  train->add_option("--steps", s->options.steps, "Timed steps a phase")->check(CLI::Range(1, 10000))->capture_default_str();
+  train->add_option("--device", s->run.device, "cpu or cuda")->one_of({"cpu", "cuda"})->capture_default_str();
+  train->add_option("--threads", s->run.threads, "Threads (0: as many as LibTorch takes)")->range(0, 1024)->capture_default_str();
+  train->add_option("--steps", s->options.steps, "Timed steps a phase")->range(1, 10000)->capture_default_str();
   train->add_option("--peak", s->options.peak,
                     "TFLOP/s that the device is said to reach in this precision: tells the utilisation (H100, H200: 989.4 in bf16)");
   train->add_flag("--kernels", s->options.kernels, "Also where a step's time goes, kernel by kernel (GPU)");
-  train->add_option("--rows", s->options.rows, "Rows of that table")->check(CLI::Range(1, 10000))->capture_default_str();
+  train->add_option("--rows", s->options.rows, "Rows of that table")->range(1, 10000)->capture_default_str();
   train->add_option("--json", s->options.json, "Also write the tables as JSON to this file");
   train->callback([s, action] {
     *action = [s] {
@@ -198,40 +196,39 @@ void add_bench_train(CLI::App* bench, Action* action) {
 
 }  // namespace
 
-void add_bench(CLI::App& app, Action* action) {
-  CLI::App* bench = app.add_subcommand("bench", "Measure this machine with Cairn's own work");
+void add_bench(Command& app, Action* action) {
+  Command* bench = app.add_subcommand("bench", "Measure this machine with Cairn's own work");
   bench->require_subcommand(1);
-  CLI::App* ops = bench->add_subcommand("ops", "Operators against the rate of a matrix product");
+  Command* ops = bench->add_subcommand("ops", "Operators against the rate of a matrix product");
   const auto o = std::make_shared<OpsOptions>();
   ops->add_option("--json", o->json, "Also write the table as JSON to this file");
   ops->add_option("--csv", o->csv, "cuda: also write the table as CSV to this file");
   ops->add_option("--picture", o->picture, "cuda: also draw it, as an SVG file that stands alone");
   ops->add_option("--device", o->device, "cpu, or cuda: kernels at fixed shapes, beside the plain paths and the machine's limits")
-      ->check(CLI::IsMember({"cpu", "cuda"}))
+      ->one_of({"cpu", "cuda"})
       ->capture_default_str();
   ops->add_option("--only", o->only, "cuda: lines whose name or shape contains this");
-  ops->add_option("--threads", o->threads, "Threads (0: as many as LibTorch takes)")->check(CLI::Range(0, 1024))->capture_default_str();
-  ops->add_option("--turns", o->rounds, "Measured turns")->check(CLI::Range(1, 1000))->capture_default_str();
-  ops->add_option("--length", o->length, "Tokens L")->check(CLI::Range(1, 1 << 20))->capture_default_str();
-  ops->add_option("--heads", o->heads, "Query heads H")->check(CLI::Range(1, 256))->capture_default_str();
-  ops->add_option("--kv-heads", o->kv_heads, "Key/value heads G")->check(CLI::Range(1, 256))->capture_default_str();
-  ops->add_option("--head-dim", o->head_dim, "Head width D")->check(CLI::Range(1, 256))->capture_default_str();
-  ops->add_option("--chunk", o->chunk, "Chunk length S")->check(CLI::Range(1, 4096))->capture_default_str();
-  ops->add_option("--top-k", o->top_k, "Chunks a token N")->check(CLI::Range(1, 4096))->capture_default_str();
+  ops->add_option("--threads", o->threads, "Threads (0: as many as LibTorch takes)")->range(0, 1024)->capture_default_str();
+  ops->add_option("--turns", o->rounds, "Measured turns")->range(1, 1000)->capture_default_str();
+  ops->add_option("--length", o->length, "Tokens L")->range(1, 1 << 20)->capture_default_str();
+  ops->add_option("--heads", o->heads, "Query heads H")->range(1, 256)->capture_default_str();
+  ops->add_option("--kv-heads", o->kv_heads, "Key/value heads G")->range(1, 256)->capture_default_str();
+  ops->add_option("--head-dim", o->head_dim, "Head width D")->range(1, 256)->capture_default_str();
+  ops->add_option("--chunk", o->chunk, "Chunk length S")->range(1, 4096)->capture_default_str();
+  ops->add_option("--top-k", o->top_k, "Chunks a token N")->range(1, 4096)->capture_default_str();
   ops->callback([o, action] { *action = [o] { return bench_ops(*o); }; });
 
-  CLI::App* read =
+  Command* read =
       bench->add_subcommand("read", "Reading a text (lower half and chunk encoder), against the rate of its own matrix products");
   const auto r = std::make_shared<BenchReadOptions>();
   const auto length = std::make_shared<std::string>("1M");
   read->add_option("MODEL", r->model, "Model folder, or 7m: the preset with random weights (default)");
   read->add_option("--tokens", *length, "Tokens to read")->capture_default_str();
-  read->add_option("--precision", r->precision, "bf16 or fp32")->check(CLI::IsMember({"bf16", "fp32"}))->capture_default_str();
-  read->add_option("--device", r->device, "cpu or cuda")->check(CLI::IsMember({"cpu", "cuda"}))->capture_default_str();
+  read->add_option("--precision", r->precision, "bf16 or fp32")->one_of({"bf16", "fp32"})->capture_default_str();
+  read->add_option("--device", r->device, "cpu or cuda")->one_of({"cpu", "cuda"})->capture_default_str();
   add_eight_bit(read, &r->landmark_dtype, &r->kv_dtype);
-  read->add_option("--threads", r->threads, "Threads (0: as many as LibTorch takes)")->check(CLI::Range(0, 1024))->capture_default_str();
-  read->add_option("--segment", r->segment, "Tokens of a segment (default: the reader's own)")
-      ->check(CLI::Range(int64_t{1}, int64_t{1} << 24));
+  read->add_option("--threads", r->threads, "Threads (0: as many as LibTorch takes)")->range(0, 1024)->capture_default_str();
+  read->add_option("--segment", r->segment, "Tokens of a segment (default: the reader's own)")->range(1, int64_t{1} << 24);
   add_memory_on(read, &r->memory_on, /*mapped=*/false);
   read->add_option("--json", r->json, "Also write the result as JSON to this file");
   read->callback([r, length, action] {
@@ -245,16 +242,14 @@ void add_bench(CLI::App& app, Action* action) {
 
   auto m = std::make_shared<BenchMemoryOptions>();
   auto memory_length = std::make_shared<std::string>("1M");
-  CLI::App* memory = bench->add_subcommand("memory", "What a memory costs once it is read: edits, samples, decoding, saving, loading");
+  Command* memory = bench->add_subcommand("memory", "What a memory costs once it is read: edits, samples, decoding, saving, loading");
   memory->add_option("MODEL", m->model, "Model folder (random weights), or 7m: the preset (default)");
   memory->add_option("--tokens", *memory_length, "Tokens of the long text")->capture_default_str();
-  memory->add_option("--precision", m->precision, "bf16 or fp32")->check(CLI::IsMember({"bf16", "fp32"}))->capture_default_str();
-  memory->add_option("--device", m->device, "cpu or cuda")->check(CLI::IsMember({"cpu", "cuda"}))->capture_default_str();
+  memory->add_option("--precision", m->precision, "bf16 or fp32")->one_of({"bf16", "fp32"})->capture_default_str();
+  memory->add_option("--device", m->device, "cpu or cuda")->one_of({"cpu", "cuda"})->capture_default_str();
   add_eight_bit(memory, &m->landmark_dtype, &m->kv_dtype);
-  memory->add_option("--threads", m->threads, "Threads (0: as many as LibTorch takes)")->check(CLI::Range(0, 1024))->capture_default_str();
-  memory->add_option("--turns", m->turns, "Edits; ten times as many tokens are decoded")
-      ->check(CLI::Range(int64_t{1}, int64_t{10000}))
-      ->capture_default_str();
+  memory->add_option("--threads", m->threads, "Threads (0: as many as LibTorch takes)")->range(0, 1024)->capture_default_str();
+  memory->add_option("--turns", m->turns, "Edits; ten times as many tokens are decoded")->range(1, 10000)->capture_default_str();
   memory->add_option("--folder", m->folder, "Folder for the memory file, which is removed again (default: for temporary files)");
   memory->add_option("--json", m->json, "Also write the result as JSON to this file");
   memory->callback([m, memory_length, action] {

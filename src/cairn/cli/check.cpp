@@ -55,14 +55,14 @@ int check_all_operators(const CheckOptions& options) {
 
 }  // namespace
 
-void add_check(CLI::App& app, Action* action) {
-  CLI::App* command = app.add_subcommand("check", "Compare every operator with its reference, or the model with an independent oracle");
+void add_check(Command& app, Action* action) {
+  Command* command = app.add_subcommand("check", "Compare every operator with its reference, or the model with an independent oracle");
   auto options = std::make_shared<CheckOptions>();
   command->add_option("--oracle", options->oracle,
                       "folder of oracle cases (*.safetensors): compare outputs and gradients of every case, fp32");
-  command->add_option("--device", options->device, "cpu or cuda")->check(CLI::IsMember({"cpu", "cuda"}));
+  command->add_option("--device", options->device, "cpu or cuda")->one_of({"cpu", "cuda"});
   command->add_option("--seed", options->seed, "seed of the random inputs");
-  command->add_option("--rounds", options->rounds, "random shapes an operator")->check(CLI::Range(1, 10000));
+  command->add_option("--rounds", options->rounds, "random shapes an operator")->range(1, 10000);
   command->callback(
       [=] { *action = [=] { return options->oracle.empty() ? check_all_operators(*options) : check_oracle(options->oracle); }; });
 }

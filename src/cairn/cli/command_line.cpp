@@ -1,5 +1,6 @@
 #include "cairn/cli/command_line.h"
 
+#include <CLI/CLI.hpp>
 #include <cstdio>
 #include <string>
 #include <vector>
@@ -72,7 +73,8 @@ std::string describe(CLI::App& app, const CLI::ParseError& error) {
 
 }  // namespace
 
-bool parse_command_line(CLI::App& app, int argc, const char* const* argv, int* exit_code) {
+bool parse_command_line(Command& program, int argc, const char* const* argv, int* exit_code) {
+  CLI::App& app = program.app();
   try {
     app.parse(argc, argv);
     return true;
@@ -86,6 +88,15 @@ bool parse_command_line(CLI::App& app, int argc, const char* const* argv, int* e
     *exit_code = kExitUserError;
     return false;
   }
+}
+
+std::string given_command(const Command& program) {
+  std::string name;
+  for (const CLI::App* at = &program.app(); !at->get_subcommands().empty();) {
+    at = at->get_subcommands().front();
+    name += (name.empty() ? "" : " ") + at->get_name();
+  }
+  return name;
 }
 
 }  // namespace cairn

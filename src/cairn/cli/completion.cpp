@@ -1,5 +1,6 @@
 // cairn completion: scripts for bash, zsh and fish, generated from the commands and options as the parser knows them, so that they never
 // go stale.
+#include <CLI/CLI.hpp>
 #include <algorithm>
 #include <cstdio>
 #include <memory>
@@ -50,10 +51,10 @@ CompletionCommand describe(const CLI::App& app) {
 
 }  // namespace
 
-void add_completion(CLI::App& app, Action* action) {
-  CLI::App* command = app.add_subcommand("completion", "Print a script that makes a shell complete commands and options");
+void add_completion(Command& app, Action* action) {
+  Command* command = app.add_subcommand("completion", "Print a script that makes a shell complete commands and options");
   auto shell = std::make_shared<std::string>();
-  command->add_option("SHELL", *shell, "bash, zsh or fish")->required()->check(CLI::IsMember({"bash", "zsh", "fish"}));
+  command->add_option("SHELL", *shell, "bash, zsh or fish")->required()->one_of({"bash", "zsh", "fish"});
   command->footer(
       "bash: source <(cairn completion bash)   in ~/.bashrc\n"
       "zsh:  source <(cairn completion zsh)    in ~/.zshrc, after compinit\n"
@@ -61,7 +62,7 @@ void add_completion(CLI::App& app, Action* action) {
   // The whole tree is there only after all commands were added, so it is read when the action runs.
   command->callback([shell, &app, action] {
     *action = [shell, &app] {
-      const CompletionCommand program = describe(app);
+      const CompletionCommand program = describe(app.app());
       const std::string script = *shell == "bash"  ? bash_completion(program)
                                  : *shell == "zsh" ? zsh_completion(program)
                                                    : fish_completion(program);

@@ -35,10 +35,10 @@ int show(const Settings& settings) {
 
 }  // namespace
 
-void add_config(CLI::App& app, Action* action) {
-  CLI::App* command = app.add_subcommand("config", "The options of a training run");
+void add_config(Command& app, Action* action) {
+  Command* command = app.add_subcommand("config", "The options of a training run");
   command->require_subcommand(1);
-  CLI::App* shown =
+  Command* shown =
       command->add_subcommand("show", "Every option with its meaning and range; values that are the default are commented out");
   auto settings = std::make_shared<Settings>();
   shown->add_option("FILE", settings->file, "configuration (TOML); without one: the defaults");

@@ -105,23 +105,19 @@ int run(const Options& options) {
 
 }  // namespace
 
-void add_demo(CLI::App& app, Action* action) {
+void add_demo(Command& app, Action* action) {
   auto o = std::make_shared<Options>();
-  CLI::App* command = app.add_subcommand("demo", "Train a tiny model from nothing, ask it about texts 1,024 times as long, write a report");
+  Command* command = app.add_subcommand("demo", "Train a tiny model from nothing, ask it about texts 1,024 times as long, write a report");
   command->add_option("--config", o->config, "configuration of the tiny model")->capture_default_str();
   command->add_option("--run", o->run, "run folder; a stopped demo goes on in it")->capture_default_str();
   command->add_option("--models", o->models, "folder of shipped models whose results are shown too")->capture_default_str();
-  command->add_option("--seed", o->seed, "seed of the weights and samples")
-      ->check(CLI::Range(int64_t{0}, int64_t{1} << 40))
-      ->capture_default_str();
-  command->add_option("--samples", o->samples, "questions a length")
-      ->check(CLI::Range(int64_t{1}, int64_t{1000000}))
-      ->capture_default_str();
+  command->add_option("--seed", o->seed, "seed of the weights and samples")->range(0, int64_t{1} << 40)->capture_default_str();
+  command->add_option("--samples", o->samples, "questions a length")->range(1, 1000000)->capture_default_str();
   command->add_option("--multiples", o->multiples, "lengths to ask at, as multiples of the training length")
       ->delimiter(',')
-      ->check(CLI::Range(int64_t{1}, int64_t{1} << 30))
+      ->range(1, int64_t{1} << 30)
       ->capture_default_str();
-  command->add_option("--threads", o->threads, "threads (default: all cores)")->check(CLI::Range(1, 4096));
+  command->add_option("--threads", o->threads, "threads (default: all cores)")->range(1, 4096);
   command->add_flag("--fresh", o->fresh, "delete the run folder first and train again");
   command->callback([o, action] { *action = [o] { return run(*o); }; });
 }

@@ -134,8 +134,8 @@ int doctor() {
 
 }  // namespace
 
-void add_doctor(CLI::App& app, Action* action) {
-  CLI::App* command = app.add_subcommand("doctor", "What this machine is, and whether Cairn can work on it");
+void add_doctor(Command& app, Action* action) {
+  Command* command = app.add_subcommand("doctor", "What this machine is, and whether Cairn can work on it");
   command->callback([action] { *action = doctor; });
 }
 

@@ -82,22 +82,22 @@ int run_join(const JoinOptions& o) {
 
 }  // namespace
 
-void add_edit(CLI::App& app, Action* action) {
+void add_edit(Command& app, Action* action) {
   auto o = std::make_shared<EditOptions>();
-  CLI::App* command = app.add_subcommand("edit", "Overwrite, insert or delete tokens of a memory; only what feels it is encoded again");
+  Command* command = app.add_subcommand("edit", "Overwrite, insert or delete tokens of a memory; only what feels it is encoded again");
   add_session_options(command, &o->session);
   command->add_option("MEMORY", o->memory, "memory file")->required();
-  command->add_option("--at", o->at, "first token")->check(CLI::Range(int64_t{0}, int64_t{1} << 50))->required();
+  command->add_option("--at", o->at, "first token")->range(0, int64_t{1} << 50)->required();
   command->add_option("--text", o->text, "new text: overwrites as many tokens as it has");
   command->add_flag("--insert", o->insert, "put the text in front of the token instead (both on the chunk grid)");
-  command->add_option("--delete", o->count, "delete so many tokens (on the chunk grid)")->check(CLI::Range(int64_t{1}, int64_t{1} << 50));
+  command->add_option("--delete", o->count, "delete so many tokens (on the chunk grid)")->range(1, int64_t{1} << 50);
   command->add_flag("--show", o->show, "only show the text there (--delete: so many tokens)");
   command->callback([o, action] { *action = [o] { return run_edit(*o); }; });
 }
 
-void add_join(CLI::App& app, Action* action) {
+void add_join(Command& app, Action* action) {
   auto o = std::make_shared<JoinOptions>();
-  CLI::App* command = app.add_subcommand("join", "One memory of several texts that were read apart");
+  Command* command = app.add_subcommand("join", "One memory of several texts that were read apart");
   add_session_options(command, &o->session);
   command->add_option("MEMORY", o->memories, "memory files, in the order of the text")->required();
   command->add_option("-o,--output", o->output, "memory file to write")->required();

@@ -99,36 +99,34 @@ int run(const Options& options) {
 
 }  // namespace
 
-void add_eval(CLI::App& app, Action* action) {
+void add_eval(Command& app, Action* action) {
   auto o = std::make_shared<Options>();
-  CLI::App* command = app.add_subcommand("eval", "Ask a model over tasks and lengths; print a table, write JSON for `cairn report`");
+  Command* command = app.add_subcommand("eval", "Ask a model over tasks and lengths; print a table, write JSON for `cairn report`");
   command->add_option("MODEL", o->model, "model folder (model.safetensors, config.json, tokenizer)")->required();
   command->add_option("--tasks", o->tasks, "tasks, separated by commas (default: those of the model's tokenizer)")->delimiter(',');
   command->add_option("--lengths", o->lengths, "lengths in tokens, separated by commas: 4K,64K,1M")->delimiter(',')->capture_default_str();
-  command->add_option("--samples", o->samples, "samples a cell")->check(CLI::Range(int64_t{1}, int64_t{1000000}))->capture_default_str();
+  command->add_option("--samples", o->samples, "samples a cell")->range(1, 1000000)->capture_default_str();
   command->add_option("--seed", o->seed, "seed of the samples")->capture_default_str();
   command->add_option("--haystack", o->haystack,
                       "noise, prose, prose:SEED, text files or a token shard (default: prose; tiny word models: rivals)");
   command->add_option("--json", o->json, "file for the result, rewritten whole after each cell");
-  command->add_option("--device", o->device, "cpu or cuda")->check(CLI::IsMember({"cpu", "cuda"}))->capture_default_str();
-  command->add_option("--threads", o->threads, "threads (default: all cores)")->check(CLI::Range(1, 4096));
+  command->add_option("--device", o->device, "cpu or cuda")->one_of({"cpu", "cuda"})->capture_default_str();
+  command->add_option("--threads", o->threads, "threads (default: all cores)")->range(1, 4096);
   command->add_option("--precision", o->precision, "fp32, bf16 or auto (fp32 on a CPU, bf16 on a GPU)")
-      ->check(CLI::IsMember({"auto", "fp32", "bf16"}))
+      ->one_of({"auto", "fp32", "bf16"})
       ->capture_default_str();
-  command->add_option("--batch", o->batch, "samples read together (default: what fits and pays)")
-      ->check(CLI::Range(int64_t{1}, int64_t{65536}));
+  command->add_option("--batch", o->batch, "samples read together (default: what fits and pays)")->range(1, 65536);
   command->add_option("--segment", o->segment, "tokens of a reading segment, all rows together (default: by device)")
-      ->check(CLI::Range(int64_t{1}, int64_t{1} << 24));
-  command->add_option("--top-k", o->top_k, "chunks a token selects (default: the model's)")
-      ->check(CLI::Range(int64_t{1}, int64_t{1} << 30));
+      ->range(1, int64_t{1} << 24);
+  command->add_option("--top-k", o->top_k, "chunks a token selects (default: the model's)")->range(1, int64_t{1} << 30);
   add_memory_on(command, &o->memory_on, /*mapped=*/false);
   add_eight_bit(command, &o->landmark_dtype, &o->kv_dtype);
   command->add_option("--edits", o->edits, "read a shared window once and overwrite the needles: on, off, or auto (long cells)")
-      ->check(CLI::IsMember({"on", "off", "auto"}))
+      ->one_of({"on", "off", "auto"})
       ->capture_default_str();
   command
       ->add_option("--training-length", o->training_length, "length the model was trained on, for the report (default: as the model says)")
-      ->check(CLI::Range(int64_t{1}, int64_t{1} << 40));
+      ->range(1, int64_t{1} << 40);
   command->add_flag(
       "--diagnose", o->diagnose,
       "measure the retrieval itself: ranks of the source chunks, landmark scores against attention masses (up to 16K tokens), "

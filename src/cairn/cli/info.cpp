@@ -259,8 +259,8 @@ int info(const Settings& settings) {
 
 }  // namespace
 
-void add_info(CLI::App& app, Action* action) {
-  CLI::App* command = app.add_subcommand("info", "What a file or folder is: checkpoint, run, weights, token shard, memory, tokenizer");
+void add_info(Command& app, Action* action) {
+  Command* command = app.add_subcommand("info", "What a file or folder is: checkpoint, run, weights, token shard, memory, tokenizer");
   auto settings = std::make_shared<Settings>();
   command->add_option("PATH", settings->path, "file or folder")->required();
   command->add_flag("--tensors", settings->tensors, "list all tensors");

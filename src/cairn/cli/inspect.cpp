@@ -9,12 +9,12 @@
 
 namespace cairn {
 
-void add_inspect(CLI::App& app, Action* action) {
+void add_inspect(Command& app, Action* action) {
   struct Options {
     std::string answers, output;
   };
   auto options = std::make_shared<Options>();
-  CLI::App* command = app.add_subcommand("inspect", "Write one HTML file that shows what every token of an answer has read");
+  Command* command = app.add_subcommand("inspect", "Write one HTML file that shows what every token of an answer has read");
   command->add_option("ANSWERS", options->answers, "the JSON file that `cairn ask` wrote")->required();
   command->add_option("-o,--output", options->output, "the HTML file (default: the name of the answers, ending in .html)");
   command->callback([options, action] {

@@ -18,26 +18,26 @@
 namespace cairn {
 namespace {
 
-void add_commands(CLI::App& app, Action* action) {
-  add_demo(app, action);
-  add_tokenizer(app, action);
-  add_shard(app, action);
-  add_train(app, action);
-  add_read(app, action);
-  add_ask(app, action);
-  add_generate(app, action);
-  add_edit(app, action);
-  add_join(app, action);
-  add_eval(app, action);
-  add_perplexity(app, action);
-  add_report(app, action);
-  add_inspect(app, action);
-  add_check(app, action);
-  add_bench(app, action);
-  add_config(app, action);
-  add_info(app, action);
-  add_doctor(app, action);
-  add_completion(app, action);
+void add_commands(Command& program, Action* action) {
+  add_demo(program, action);
+  add_tokenizer(program, action);
+  add_shard(program, action);
+  add_train(program, action);
+  add_read(program, action);
+  add_ask(program, action);
+  add_generate(program, action);
+  add_edit(program, action);
+  add_join(program, action);
+  add_eval(program, action);
+  add_perplexity(program, action);
+  add_report(program, action);
+  add_inspect(program, action);
+  add_check(program, action);
+  add_bench(program, action);
+  add_config(program, action);
+  add_info(program, action);
+  add_doctor(program, action);
+  add_completion(program, action);
 }
 
 int fail(const std::string& message, int code) {
@@ -60,27 +60,17 @@ bool runs_together(const std::string& command) {
   return those.count(command) > 0 || command.starts_with("config") || command.starts_with("completion");
 }
 
-// "bench read": the words of the subcommand that was given.
-std::string name_of(const CLI::App& app) {
-  std::string name;
-  for (const CLI::App* at = &app; !at->get_subcommands().empty();) {
-    at = at->get_subcommands().front();
-    name += (name.empty() ? "" : " ") + at->get_name();
-  }
-  return name;
-}
-
 int run(int argc, char** argv) {
-  CLI::App app("Cairn: language models that train on 4 thousand tokens and read tens of millions.", "cairn");
-  app.set_version_flag("--version", "cairn " CAIRN_VERSION " (LibTorch " TORCH_VERSION ")");
-  app.require_subcommand(1);
-  app.footer("`cairn COMMAND --help` says more about one command.");
+  Command program("Cairn: language models that train on 4 thousand tokens and read tens of millions.", "cairn");
+  program.set_version_flag("--version", "cairn " CAIRN_VERSION " (LibTorch " TORCH_VERSION ")");
+  program.require_subcommand(1);
+  program.footer("`cairn COMMAND --help` says more about one command.");
   Action action;
-  add_commands(app, &action);
+  add_commands(program, &action);
   int exit_code = 0;
-  if (!parse_command_line(app, argc, argv, &exit_code)) return exit_code;
+  if (!parse_command_line(program, argc, argv, &exit_code)) return exit_code;
   CAIRN_CHECK(action != nullptr, "the subcommand has set no action");
-  if (const std::string name = name_of(app); !runs_together(name)) {
+  if (const std::string name = given_command(program); !runs_together(name)) {
     if (const auto code = refuse_together(name)) return *code;
   }
   return action();

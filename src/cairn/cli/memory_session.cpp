@@ -8,39 +8,38 @@
 
 namespace cairn {
 
-void add_session_options(CLI::App* command, SessionOptions* o) {
+void add_session_options(Command* command, SessionOptions* o) {
   command->add_option("MODEL", o->model, "model folder (model.safetensors, config.json, tokenizer)")->required();
-  command->add_option("--device", o->device, "cpu or cuda")->check(CLI::IsMember({"cpu", "cuda"}))->capture_default_str();
+  command->add_option("--device", o->device, "cpu or cuda")->one_of({"cpu", "cuda"})->capture_default_str();
   command->add_option("--precision", o->precision, "fp32, bf16 or auto (as the memory file says; else fp32 on a CPU, bf16 on a GPU)")
-      ->check(CLI::IsMember({"auto", "fp32", "bf16"}))
+      ->one_of({"auto", "fp32", "bf16"})
       ->capture_default_str();
-  command->add_option("--threads", o->threads, "threads (default: all cores)")->check(CLI::Range(1, 4096));
-  command->add_option("--segment", o->segment, "tokens of a reading segment (default: by device)")
-      ->check(CLI::Range(int64_t{1}, int64_t{1} << 24));
+  command->add_option("--threads", o->threads, "threads (default: all cores)")->range(1, 4096);
+  command->add_option("--segment", o->segment, "tokens of a reading segment (default: by device)")->range(1, int64_t{1} << 24);
 }
 
-void add_memory_on(CLI::App* command, std::string* where, bool mapped) {
+void add_memory_on(Command* command, std::string* where, bool mapped) {
   std::vector<std::string> places = {"device", "host"};
   if (mapped) places.emplace_back("mapped");
   command
       ->add_option("--memory-on", *where,
                    std::string("on a GPU, where keys and values of the memory lie: device; host: in pinned host memory") +
                        (mapped ? "; mapped: in the mapped file" : "") + " (landmarks are always on the device)")
-      ->check(CLI::IsMember(places))
+      ->one_of(places)
       ->capture_default_str();
 }
 
-void add_eight_bit(CLI::App* command, std::string* landmark_dtype, std::string* kv_dtype) {
+void add_eight_bit(Command* command, std::string* landmark_dtype, std::string* kv_dtype) {
   command
       ->add_option("--landmark-dtype", *landmark_dtype,
                    "numbers of the memory's landmarks: auto (as computed), or int8 with a scale a landmark (half the bytes of bf16)")
-      ->check(CLI::IsMember({"auto", "int8"}))
+      ->one_of({"auto", "int8"})
       ->capture_default_str();
   command
       ->add_option(
           "--kv-dtype", *kv_dtype,
           "numbers of the memory's keys and values: auto (as computed), or int8 with a scale a token and head (half the bytes of bf16)")
-      ->check(CLI::IsMember({"auto", "int8"}))
+      ->one_of({"auto", "int8"})
       ->capture_default_str();
 }
 

@@ -17,11 +17,11 @@ struct SessionOptions {
 };
 
 // MODEL (required), --device, --precision, --threads, --segment.
-void add_session_options(CLI::App* command, SessionOptions* options);
+void add_session_options(Command* command, SessionOptions* options);
 // --memory-on; mapped: also in a memory file's mapping.
-void add_memory_on(CLI::App* command, std::string* where, bool mapped);
+void add_memory_on(Command* command, std::string* where, bool mapped);
 // --landmark-dtype, --kv-dtype.
-void add_eight_bit(CLI::App* command, std::string* landmark_dtype, std::string* kv_dtype);
+void add_eight_bit(Command* command, std::string* landmark_dtype, std::string* kv_dtype);
 // compute: precision of a memory file that is used ("fp32", "bf16"), which `auto` takes; empty: none.
 // world: the processes that share the memory; null: this one alone.
 OpenedModel open_session(const SessionOptions& options, const std::string& compute = {}, std::shared_ptr<World> world = nullptr);

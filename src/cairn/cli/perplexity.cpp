@@ -62,9 +62,9 @@ int run(const Options& options) {
 
 }  // namespace
 
-void add_perplexity(CLI::App& app, Action* action) {
+void add_perplexity(Command& app, Action* action) {
   auto o = std::make_shared<Options>();
-  CLI::App* command =
+  Command* command =
       app.add_subcommand("perplexity", "Language-model loss of the same tokens behind short and long contexts, and by position");
   command->add_option("MODEL", o->opening.folder, "model folder (model.safetensors, config.json, tokenizer)")->required();
   command->add_option("--text", o->text, "a token shard, text files, prose, prose:SEED or noise")->required();
@@ -72,29 +72,23 @@ void add_perplexity(CLI::App& app, Action* action) {
       ->delimiter(',')
       ->capture_default_str();
   command->add_option("--near", o->near, "the context that the others are compared with")->capture_default_str();
-  command->add_option("--targets", o->targets, "target tokens a window")
-      ->check(CLI::Range(int64_t{1}, int64_t{1} << 24))
-      ->capture_default_str();
-  command->add_option("--windows", o->windows, "windows, evenly over the text")
-      ->check(CLI::Range(int64_t{1}, int64_t{1000000}))
-      ->capture_default_str();
+  command->add_option("--targets", o->targets, "target tokens a window")->range(1, int64_t{1} << 24)->capture_default_str();
+  command->add_option("--windows", o->windows, "windows, evenly over the text")->range(1, 1000000)->capture_default_str();
   command->add_option("--json", o->json, "file for the result, rewritten whole after each batch of windows");
-  command->add_option("--batch", o->batch, "windows read together (default: what fits and pays)")
-      ->check(CLI::Range(int64_t{1}, int64_t{65536}));
-  command->add_option("--device", o->opening.device, "cpu or cuda")->check(CLI::IsMember({"cpu", "cuda"}))->capture_default_str();
-  command->add_option("--threads", o->threads, "threads (default: all cores)")->check(CLI::Range(1, 4096));
+  command->add_option("--batch", o->batch, "windows read together (default: what fits and pays)")->range(1, 65536);
+  command->add_option("--device", o->opening.device, "cpu or cuda")->one_of({"cpu", "cuda"})->capture_default_str();
+  command->add_option("--threads", o->threads, "threads (default: all cores)")->range(1, 4096);
   command->add_option("--precision", o->opening.precision, "fp32, bf16 or auto (fp32 on a CPU, bf16 on a GPU)")
-      ->check(CLI::IsMember({"auto", "fp32", "bf16"}))
+      ->one_of({"auto", "fp32", "bf16"})
       ->capture_default_str();
   command->add_option("--segment", o->opening.segment, "tokens of a reading segment, all rows together (default: by device)")
-      ->check(CLI::Range(int64_t{1}, int64_t{1} << 24));
+      ->range(1, int64_t{1} << 24);
   add_memory_on(command, &o->opening.memory_on, /*mapped=*/false);
   add_eight_bit(command, &o->opening.landmark_dtype, &o->opening.kv_dtype);
-  command->add_option("--top-k", o->opening.top_k, "chunks a token selects (default: the model's)")
-      ->check(CLI::Range(int64_t{1}, int64_t{1} << 30));
+  command->add_option("--top-k", o->opening.top_k, "chunks a token selects (default: the model's)")->range(1, int64_t{1} << 30);
   command
       ->add_option("--training-length", o->training_length, "length the model was trained on, for the report (default: as the model says)")
-      ->check(CLI::Range(int64_t{1}, int64_t{1} << 40));
+      ->range(1, int64_t{1} << 40);
   command->callback([o, action] { *action = [o] { return run(*o); }; });
 }
 

@@ -134,9 +134,9 @@ int run(const Options& options) {
 
 }  // namespace
 
-void add_read(CLI::App& app, Action* action) {
+void add_read(Command& app, Action* action) {
   auto o = std::make_shared<Options>();
-  CLI::App* command = app.add_subcommand("read", "Read text files once into a memory file, to be asked many times");
+  Command* command = app.add_subcommand("read", "Read text files once into a memory file, to be asked many times");
   add_session_options(command, &o->session);
   command->add_option("FILE", o->files, "text files, UTF-8, documents separated by NUL bytes; - is standard input")->required();
   command->add_option("-o,--output", o->output, "memory file (NAME.memory)")->required();

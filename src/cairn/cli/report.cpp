@@ -9,13 +9,13 @@
 
 namespace cairn {
 
-void add_report(CLI::App& app, Action* action) {
+void add_report(Command& app, Action* action) {
   struct Options {
     std::vector<std::string> inputs;
     std::string output, picture, heatmap;
   };
   auto options = std::make_shared<Options>();
-  CLI::App* command = app.add_subcommand("report", "Write one HTML file with pictures, and the numbers as CSV and JSON");
+  Command* command = app.add_subcommand("report", "Write one HTML file with pictures, and the numbers as CSV and JSON");
   command
       ->add_option("INPUT", options->inputs,
                    "run folders (metrics.jsonl, config.toml) and files of `cairn eval --json`; several are compared")

@@ -36,7 +36,7 @@ int shard(const Settings& settings) {
 
 }  // namespace
 
-void add_shard(CLI::App& app, Action* action) {
+void add_shard(Command& app, Action* action) {
   auto* command = app.add_subcommand("shard", "Turn text files into a token shard (docs/formats.md)");
   const auto settings = std::make_shared<Settings>();
   command

@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <utility>
 
 namespace cairn {
 namespace {
@@ -15,6 +16,8 @@ std::string printable(std::string text) {
 }
 
 }  // namespace
+
+void Table::row(std::string name, std::string value) { rows_.emplace_back(std::move(name), std::move(value)); }
 
 void Table::print() const {
   size_t width = 0;

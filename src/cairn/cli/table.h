@@ -9,7 +9,7 @@ namespace cairn {
 
 class Table {
  public:
-  void row(std::string name, std::string value) { rows_.emplace_back(std::move(name), std::move(value)); }
+  void row(std::string name, std::string value);
   void print() const;  // names padded to one width; control characters of values (they may come from files) shown as '?'
 
  private:

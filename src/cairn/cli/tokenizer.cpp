@@ -121,7 +121,7 @@ int bench(const Settings& settings) {
 
 }  // namespace
 
-void add_tokenizer(CLI::App& app, Action* action) {
+void add_tokenizer(Command& app, Action* action) {
   auto* command = app.add_subcommand("tokenizer", "Train a tokenizer; turn text into token ids and back");
   command->require_subcommand(1);
   const auto settings = std::make_shared<Settings>();
@@ -137,7 +137,7 @@ void add_tokenizer(CLI::App& app, Action* action) {
       ->capture_default_str();
   train_command->callback([=] { *action = [=] { return train(*settings); }; });
 
-  const auto add_common = [settings](CLI::App* sub, const char* file_help) {
+  const auto add_common = [settings](Command* sub, const char* file_help) {
     sub->add_option("--tokenizer", settings->tokenizer, "\"bytes\" or a tokenizer file")->required();
     sub->add_option("file", settings->file, file_help)->capture_default_str();
   };
@@ -155,7 +155,7 @@ void add_tokenizer(CLI::App& app, Action* action) {
   bench_command->add_option("--threads", settings->threads, "Threads (0: all cores)")->capture_default_str();
   bench_command->add_option("--repeats", settings->repeats, "How often to encode; the first time with an empty cache")
       ->capture_default_str()
-      ->check(CLI::Range(1, 1000));
+      ->range(1, 1000);
   bench_command->callback([=] { *action = [=] { return bench(*settings); }; });
 }
 

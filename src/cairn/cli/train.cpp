@@ -55,7 +55,7 @@ int run_train(const Settings& settings) {
 
 }  // namespace
 
-void add_train(CLI::App& app, Action* action) {
+void add_train(Command& app, Action* action) {
   auto* command = app.add_subcommand("train", "Train a model from a configuration; the run folder takes checkpoints and metrics");
   const auto settings = std::make_shared<Settings>();
   command->add_option("CONFIG", settings->config, "configuration (TOML); `cairn config show` lists every option")->required();
@@ -65,11 +65,9 @@ void add_train(CLI::App& app, Action* action) {
       ->type_name("NAME=VALUE");
   command->add_flag("--resume", settings->resume, "go on from the newest checkpoint of the run folder");
   command->add_option("--device", settings->device, "cpu or cuda")->capture_default_str();
-  command->add_option("--threads", settings->threads, "threads of tensor operations (0: all cores)")
-      ->check(CLI::Range(0, 4096))
-      ->capture_default_str();
+  command->add_option("--threads", settings->threads, "threads of tensor operations (0: all cores)")->range(0, 4096)->capture_default_str();
   command->add_option("--stop-after", settings->stop_after, "save and end once so many steps are done; --resume goes on (0: never)")
-      ->check(CLI::NonNegativeNumber);
+      ->not_negative();
   auto* dry = command->add_flag("--dry-run", settings->dry_run, "print parameters, memory, tokens and time, and train nothing");
   command->add_flag("--overfit-one-batch", settings->overfit, "train on one batch; exit code 0 if its loss falls to a tenth, else 1")
       ->excludes(dry);

@@ -3,6 +3,7 @@
 #include <ATen/TensorOperators.h>
 #include <ATen/core/grad_mode.h>
 #include <ATen/ops/ones.h>
+#include <ATen/ops/promote_types.h>
 #include <torch/csrc/autograd/custom_function.h>
 
 #include <optional>
