@@ -3,6 +3,7 @@
 #include "cairn/ops/hsa/exact_mass.h"
 
 #include <ATen/ops/full.h>
+#include <ATen/ops/matmul.h>
 #include <ATen/ops/zeros.h>
 #include <fmt/format.h>
 #include <gtest/gtest.h>
