@@ -1,6 +1,8 @@
 // Losses behind short and long contexts against one forward pass over each context.
 #include "cairn/eval/perplexity.h"
 
+#include <ATen/core/grad_mode.h>
+#include <ATen/ops/empty.h>
 #include <gtest/gtest.h>
 
 #include <cmath>

@@ -1,6 +1,7 @@
 // Answers: batches share one memory and change nothing, draws are functions of the seed, stop strings end an answer, reads are the trace's.
 #include "cairn/infer/answer.h"
 
+#include <ATen/ops/empty.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 

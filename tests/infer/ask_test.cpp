@@ -1,4 +1,5 @@
 // Asking with chunks switched off, and with the masses of all chunks, against plain ways of computing the same.
+#include <ATen/core/grad_mode.h>
 #include <ATen/ops/full.h>
 #include <ATen/ops/tensor.h>
 #include <gtest/gtest.h>

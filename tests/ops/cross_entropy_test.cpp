@@ -1,7 +1,9 @@
 #include "cairn/ops/cross_entropy/cross_entropy.h"
 
+#include <ATen/ops/equal.h>
 #include <ATen/ops/log_softmax.h>
 #include <ATen/ops/matmul.h>
+#include <ATen/ops/zeros.h>
 #include <fmt/format.h>
 
 #include <cmath>

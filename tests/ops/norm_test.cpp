@@ -1,8 +1,10 @@
 #include "cairn/ops/norm/norm.h"
 
+#include <ATen/ops/equal.h>
 #include <ATen/ops/mean.h>
 #include <ATen/ops/ones.h>
 #include <ATen/ops/rsqrt.h>
+#include <ATen/ops/zeros.h>
 #include <fmt/format.h>
 
 #include <cmath>

@@ -1,6 +1,7 @@
 #include "cairn/ops/rotary/rotary.h"
 
 #include <ATen/ops/cat.h>
+#include <ATen/ops/equal.h>
 #include <ATen/ops/mean.h>
 #include <ATen/ops/ones.h>
 #include <ATen/ops/rsqrt.h>

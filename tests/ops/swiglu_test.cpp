@@ -1,5 +1,6 @@
 #include "cairn/ops/swiglu/swiglu.h"
 
+#include <ATen/ops/equal.h>
 #include <ATen/ops/full.h>
 #include <ATen/ops/sigmoid.h>
 #include <ATen/ops/tensor.h>
