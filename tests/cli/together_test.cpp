@@ -141,10 +141,11 @@ TEST_F(TogetherProgram, ReadAndAppendGiveTheMemoryOfOneProcess) {
   expect_refusal("read " + model() + " " + path("a.txt") + " -o " + path("two.memory"), "exists");
 }
 
-// Ctrl-C reaches all processes at once. It is heard inside a part, which may take a slow machine minutes; the same command goes on.
+// Ctrl-C reaches all processes at once. It is heard inside a part, which may take a slow machine minutes; the same command goes on. The
+// text takes longer to read than the signals take to come, on any machine.
 TEST_F(TogetherProgram, CtrlCStopsAReading) {
   std::string text;
-  while (text.size() < (size_t{3} << 20)) text += "ask amber river then amber ask river ";
+  while (text.size() < (size_t{32} << 20)) text += "ask amber river then amber ask river ";
   text.pop_back();
   write_file(path("long.txt"), text);
   const std::string read = "read " + model() + " " + path("long.txt") + " -o " + path("long.memory") + " --segment 256";
@@ -156,7 +157,7 @@ TEST_F(TogetherProgram, CtrlCStopsAReading) {
       threads.emplace_back([&, rank] {
         all[rank] =
             run_program(read, fmt::format("WORLD_SIZE=2 RANK={} LOCAL_RANK={} MASTER_ADDR=127.0.0.1 MASTER_PORT={} OMP_NUM_THREADS=1 "
-                                          "timeout --preserve-status -k 8 -s INT 2",
+                                          "timeout --preserve-status -k 8 -s INT 3",
                                           rank, rank, port));
       });
     }
