@@ -7,7 +7,6 @@
 #include <ATen/ops/pow.h>
 #include <ATen/ops/randint.h>
 #include <ATen/ops/randn.h>
-#include <ATen/ops/randperm.h>
 #include <c10/core/impl/VirtualGuardImpl.h>
 #include <fmt/format.h>
 #include <gtest/gtest.h>
@@ -18,13 +17,14 @@
 #include "cairn/ops/quantize/rows.h"
 #include "cairn/ops/select/int8.h"
 #include "cairn/ops/step/kernels.h"
+#include "ops/pages_case.h"
 
 namespace cairn {
 namespace {
 
 at::TensorOptions on_gpu(at::ScalarType type) { return at::TensorOptions(at::kCUDA).dtype(type); }
 
-class CudaInt8 : public testing::Test {
+class CudaInt8 : public ::testing::Test {
  protected:
   void SetUp() override {
     if (!at::globalContext().hasCUDA()) GTEST_SKIP() << "no GPU here";
@@ -167,13 +167,7 @@ TEST_F(CudaInt8, MemoryAttentionOverPages) {
     const ChunkWeighting weighting{random_.chance(.4), random_.chance(.4)};
     const std::string what = fmt::format("B {} H {} G {} D {} S {} Gi {} N {} pages {} chunks {}{}{}", B, H, G, D, S, Gi, N, count, chunks,
                                          shared ? " shared" : "", host ? " host" : "");
-    at::Tensor index = at::full({B, 1, Gi, N}, -1, on_gpu(at::kLong));
-    for (int64_t b = 0; b < B; ++b) {
-      for (int64_t g = 0; g < Gi; ++g) {
-        const int64_t used = std::min({N, chunks, random_.below(N + 1)});
-        index[b][0][g].narrow(0, 0, used).copy_(at::randperm(chunks, on_gpu(at::kLong)).narrow(0, 0, used) + pages.first_chunk);
-      }
-    }
+    const at::Tensor index = testing::random_page_index(random_, B, Gi, N, chunks, pages.first_chunk);
     const at::Tensor score = at::randn({B, 1, Gi, N}, on_gpu(at::kFloat)) * 2, gain = at::randn({D}, on_gpu(at::kFloat)) * .2 + 1;
     const at::Tensor q = at::randn({B, 1, H, D}, on_gpu(at::kFloat)).to(at::kBFloat16);
     ASSERT_TRUE(hsa_pages_supports(q, gain, pages, index, score)) << what;

@@ -9,7 +9,6 @@
 #include <ATen/ops/full.h>
 #include <ATen/ops/randint.h>
 #include <ATen/ops/randn.h>
-#include <ATen/ops/randperm.h>
 #include <ATen/ops/zeros.h>
 #include <c10/core/impl/VirtualGuardImpl.h>
 #include <fmt/format.h>
@@ -23,6 +22,7 @@
 #include "cairn/ops/step/step.h"
 #include "cairn/ops/window/step.h"
 #include "ops/compare.h"
+#include "ops/pages_case.h"
 
 namespace cairn {
 namespace {
@@ -145,13 +145,7 @@ TEST_F(CudaStep, MemoryAttentionOverPages) {
     const std::string what =
         fmt::format("B {} H {} G {} D {} S {} Gi {} N {} pages {} chunks {}{}{}{}", B, H, G, D, S, Gi, N, count, chunks,
                     shared ? " shared" : "", weighting.stick_breaking ? " stick" : "", weighting.off_by_one ? " +1" : "");
-    at::Tensor index = at::full({B, 1, Gi, N}, -1, on_gpu(at::kLong));
-    for (int64_t b = 0; b < B; ++b) {
-      for (int64_t g = 0; g < Gi; ++g) {
-        const int64_t used = std::min({N, chunks, random_.below(N + 1)});
-        index[b][0][g].narrow(0, 0, used).copy_(at::randperm(chunks, on_gpu(at::kLong)).narrow(0, 0, used) + pages.first_chunk);
-      }
-    }
+    const at::Tensor index = testing::random_page_index(random_, B, Gi, N, chunks, pages.first_chunk);
     const at::Tensor score = at::randn({B, 1, Gi, N}, on_gpu(at::kFloat)) * 2, gain = at::randn({D}, on_gpu(at::kFloat)) * .2 + 1;
     const at::Tensor wider = bf16({B, 1, H * D + 64}), q = wider.narrow(2, 64, H * D).view({B, 1, H, D});
     ASSERT_EQ(hsa_pages_supports(q, gain, pages, index, score), has_code_) << what;

@@ -5,10 +5,15 @@
 #include <cfloat>
 #include <cmath>
 
+#include "cairn/ops/cuda/lanes.cuh"
 #include "cairn/ops/distillation/launch.h"
 
 namespace cairn::distillation_cuda {
 namespace {
+
+using cuda::blocks_for;
+using cuda::max_lanes;
+using cuda::sum_lanes;
 
 constexpr int kThreads = 256;
 constexpr int kWarps = kThreads / 32;
@@ -31,19 +36,6 @@ __device__ inline Row row_of(const Params& p, int64_t row) {
 
 // Chunk in slot i of the masses.
 __device__ inline int64_t chunk_of(const Params& p, int64_t visible, int64_t slot) { return p.nearest_first ? visible - 1 - slot : slot; }
-
-template <int W>
-__device__ inline float max_of(float x) {
-#pragma unroll
-  for (int offset = W / 2; offset >= 1; offset /= 2) x = fmaxf(x, __shfl_xor_sync(kAll, x, offset));
-  return x;
-}
-template <int W>
-__device__ inline float sum_of(float x) {
-#pragma unroll
-  for (int offset = W / 2; offset >= 1; offset /= 2) x += __shfl_xor_sync(kAll, x, offset);
-  return x;
-}
 
 // What a chunk adds to the loss: 0 where it has no mass, whatever its score. (NaN is not 0 and stays.)
 __device__ inline float term(float mass, float log_p) { return mass == 0 ? 0 : -mass * log_p; }
@@ -79,14 +71,14 @@ __global__ void __launch_bounds__(kThreads) warp_kernel(const __grid_constant__ 
         x[k] = head < heads && i < visible ? from[i] : -INFINITY;
         most = fmaxf(most, x[k]);
       }
-      most = max_of<W>(most);
+      most = max_lanes<W>(most);
       float sum = 0;
 #pragma unroll
       for (int k = 0; k < K; ++k) {
         x[k] = __expf(x[k] - most);
         sum += x[k];
       }
-      sum = sum_of<W>(sum);
+      sum = sum_lanes<W>(sum);
       const float share = sum == 0 ? 0 : 1 / sum;
       if (sum != 0) counted += 1;
 #pragma unroll
@@ -101,18 +93,18 @@ __global__ void __launch_bounds__(kThreads) warp_kernel(const __grid_constant__ 
     float most = score[0];
 #pragma unroll
     for (int k = 1; k < K; ++k) most = fmaxf(most, score[k]);
-    most = max_of<W>(most);
+    most = max_lanes<W>(most);
     float sum = 0;
 #pragma unroll
     for (int k = 0; k < K; ++k) sum += __expf(score[k] - most);
-    const float log_sum = most + logf(sum_of<W>(sum)), of_head = 1 / static_cast<float>(heads);
+    const float log_sum = most + logf(sum_lanes<W>(sum)), of_head = 1 / static_cast<float>(heads);
     float loss = 0;
 #pragma unroll
     for (int k = 0; k < K; ++k) {
       mass[k] *= of_head;
       if (k * W + first < visible) loss += term(mass[k], score[k] - log_sum);
     }
-    loss = sum_of<W>(loss);
+    loss = sum_lanes<W>(loss);
     if (lane == 0) p.out[row] = loss;
     if (p.slope == nullptr || group != 0) continue;
 #pragma unroll
@@ -189,7 +181,7 @@ __global__ void __launch_bounds__(kThreads) block_kernel(const __grid_constant__
       loss += term(mass, log_p);
       if (p.slope != nullptr) p.slope[row * p.chunks + chunk] = __expf(log_p) * counted - mass;
     }
-    loss = sum_of<32>(loss);
+    loss = sum_lanes<32>(loss);
     if (lane == 0) loss_of[warp] = loss;
     __syncthreads();
     if (threadIdx.x == 0) {
@@ -229,12 +221,6 @@ __global__ void __launch_bounds__(kThreads) backward_kernel(const __grid_constan
       p.grad_score[at] = x[0];
     }
   }
-}
-
-unsigned blocks_for(int64_t work, int64_t a_block) {
-  constexpr int64_t kMost = 1 << 20;
-  const int64_t blocks = (work + a_block - 1) / a_block;
-  return static_cast<unsigned>(blocks < kMost ? blocks : kMost);
 }
 
 template <int W, int K>

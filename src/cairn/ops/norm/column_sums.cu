@@ -1,5 +1,6 @@
 // A thread block takes 32 columns: 32 threads a column add every 32nd row, then a tree. A general reduction of such a shape (some hundred
 // rows, 64 to some hundred columns) takes 11 us of a step, forty times.
+#include "cairn/ops/cuda/lanes.cuh"
 #include "cairn/ops/norm/launch.h"
 
 namespace cairn::norm_cuda {
@@ -20,8 +21,7 @@ __global__ void __launch_bounds__(kColumns* kRows) column_sums_kernel(const floa
   __syncthreads();
   // Warp r adds up column r of the block.
   float mine = shared[c][r];
-#pragma unroll
-  for (int offset = 16; offset >= 1; offset /= 2) mine += __shfl_xor_sync(0xffffffffu, mine, offset);
+  mine = cuda::sum_lanes<32>(mine);
   const int64_t at = static_cast<int64_t>(blockIdx.x) * kColumns + r;
   if (c == 0 && at < width) sums[at] = mine;
 }

@@ -1,6 +1,7 @@
-// What the kernels of norms share: their shape, sums over the lanes of a row, the gain.
+// What the kernels of norms share: their shape, the gain.
 #pragma once
 
+#include "cairn/ops/cuda/lanes.cuh"
 #include "cairn/ops/cuda/vector.cuh"
 #include "cairn/ops/norm/launch.h"
 
@@ -9,17 +10,11 @@ namespace cairn::norm_cuda {
 using cuda::kEight;
 using cuda::load_eight;
 using cuda::store_eight;
+using cuda::sum_lanes;
 
 constexpr int kThreads = 256;
 constexpr int kWarps = kThreads / 32;
 constexpr float kEps = 1e-6f;
-
-template <int LANES>
-__device__ inline float sum_lanes(float x) {
-#pragma unroll
-  for (int offset = LANES / 2; offset >= 1; offset /= 2) x += __shfl_xor_sync(0xffffffffu, x, offset);
-  return x;
-}
 
 template <typename P>  // Params or AddParams
 __device__ inline void load_weight(const P& p, int64_t at, float (&w)[kEight]) {

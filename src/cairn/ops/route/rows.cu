@@ -1,11 +1,13 @@
 // A warp takes a row of products: read once for its log-sum-exp, once more for its gradient. Which columns are open is worked out in
 // between; nothing of [rows, columns] is made but the gradient.
+#include "cairn/ops/cuda/lanes.cuh"
 #include "cairn/ops/cuda/vector.cuh"
 #include "cairn/ops/route/launch.h"
 
 namespace cairn::route_cuda {
 namespace {
 
+using cuda::blocks_for;
 using cuda::kEight;
 using cuda::load_eight;
 using cuda::store_eight;
@@ -100,28 +102,22 @@ __global__ void __launch_bounds__(kThreads) backward_kernel(const __grid_constan
   }
 }
 
-unsigned blocks_of(const Params& p) {
-  constexpr int64_t kMost = 1 << 20;
-  const int64_t blocks = (p.rows + kWarps - 1) / kWarps;
-  return static_cast<unsigned>(blocks < kMost ? blocks : kMost);
-}
-
 }  // namespace
 
 cudaError_t launch_forward(const Params& p, cudaStream_t stream) {
   if (p.bf16) {
-    forward_kernel<__nv_bfloat16><<<blocks_of(p), kThreads, 0, stream>>>(p);
+    forward_kernel<__nv_bfloat16><<<blocks_for(p.rows, kWarps), kThreads, 0, stream>>>(p);
   } else {
-    forward_kernel<float><<<blocks_of(p), kThreads, 0, stream>>>(p);
+    forward_kernel<float><<<blocks_for(p.rows, kWarps), kThreads, 0, stream>>>(p);
   }
   return cudaGetLastError();
 }
 
 cudaError_t launch_backward(const Params& p, cudaStream_t stream) {
   if (p.bf16) {
-    backward_kernel<__nv_bfloat16><<<blocks_of(p), kThreads, 0, stream>>>(p);
+    backward_kernel<__nv_bfloat16><<<blocks_for(p.rows, kWarps), kThreads, 0, stream>>>(p);
   } else {
-    backward_kernel<float><<<blocks_of(p), kThreads, 0, stream>>>(p);
+    backward_kernel<float><<<blocks_for(p.rows, kWarps), kThreads, 0, stream>>>(p);
   }
   return cudaGetLastError();
 }

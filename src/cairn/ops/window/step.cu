@@ -3,6 +3,7 @@
 #include <cuda_bf16.h>
 
 #include "cairn/ops/cuda/dependent.cuh"
+#include "cairn/ops/cuda/lanes.cuh"
 #include "cairn/ops/cuda/vector.cuh"
 #include "cairn/ops/window/launch.h"
 
@@ -11,6 +12,7 @@ namespace {
 
 using cuda::kEight;
 using cuda::load_eight;
+using cuda::sum_lanes;
 
 constexpr int kWarps = 8, kThreads = 32 * kWarps;
 constexpr int kBatch = 5;  // keys that a lane holds at a time: 160 of 64 numbers a block
@@ -44,8 +46,7 @@ __device__ inline uint4 norm_rotate(const __nv_bfloat16* from, const float* gain
   load_eight(gain + piece * kEight, g);
 #pragma unroll
   for (int i = 0; i < kEight; ++i) sum += x[i] * x[i];
-#pragma unroll
-  for (int offset = LANES / 2; offset >= 1; offset /= 2) sum += __shfl_xor_sync(kAll, sum, offset);
+  sum = sum_lanes<LANES>(sum);
   const float scale = rsqrtf(sum / (LANES * kEight) + kEps);
 #pragma unroll
   for (int i = 0; i < kEight; ++i) x[i] *= scale * g[i];
@@ -100,9 +101,7 @@ __global__ void __launch_bounds__(kThreads) step_kernel(const __grid_constant__ 
     widen(key, x);
 #pragma unroll
     for (int i = 0; i < kEight; ++i) s += q[i] * x[i];
-#pragma unroll
-    for (int offset = kLanes / 2; offset >= 1; offset /= 2) s += __shfl_xor_sync(kAll, s, offset);
-    return s;
+    return sum_lanes<kLanes>(s);
   };
 
   float top = -INFINITY, sum = 0, o[kEight] = {};

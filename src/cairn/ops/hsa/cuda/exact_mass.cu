@@ -3,25 +3,17 @@
 #include <cfloat>
 #include <cmath>
 
+#include "cairn/ops/cuda/lanes.cuh"
 #include "cairn/ops/hsa/cuda/exact_mass.h"
 
 namespace cairn::hsa_cuda {
 namespace {
 
-constexpr int kRowThreads = 256;
+using cuda::blocks_for;
+using cuda::max_lanes;
+using cuda::sum_lanes;
 
-template <int W>
-__device__ inline float sum_of(float x) {
-#pragma unroll
-  for (int offset = W / 2; offset >= 1; offset /= 2) x += __shfl_xor_sync(0xffffffffu, x, offset);
-  return x;
-}
-template <int W>
-__device__ inline float max_of(float x) {
-#pragma unroll
-  for (int offset = W / 2; offset >= 1; offset /= 2) x = fmaxf(x, __shfl_xor_sync(0xffffffffu, x, offset));
-  return x;
-}
+constexpr int kRowThreads = 256;
 
 // W lanes a row, K slots a lane, which stay in registers; rows of more slots (K = 0) are read again for each of the three steps, out of the
 // cache. Lanes of rows behind the last one go along.
@@ -46,13 +38,13 @@ __global__ void __launch_bounds__(kRowThreads) mass_weights_kernel(const __grid_
         x[k] = k * W + lane < N ? logit(k * W + lane) : -INFINITY;
         most = fmaxf(most, x[k]);
       }
-      most = max_of<W>(most);
+      most = max_lanes<W>(most);
 #pragma unroll
       for (int k = 0; k < K; ++k) {
         x[k] = __expf(x[k] - most);
         sum += x[k];
       }
-      sum = sum_of<W>(sum);
+      sum = sum_lanes<W>(sum);
       const float share = sum == 0 ? 0 : 1 / sum;
 #pragma unroll
       for (int k = 0; k < K; ++k) {
@@ -60,9 +52,9 @@ __global__ void __launch_bounds__(kRowThreads) mass_weights_kernel(const __grid_
       }
     } else {
       for (int64_t n = lane; n < N; n += W) most = fmaxf(most, logit(n));
-      most = max_of<W>(most);
+      most = max_lanes<W>(most);
       for (int64_t n = lane; n < N; n += W) sum += __expf(logit(n) - most);
-      sum = sum_of<W>(sum);
+      sum = sum_lanes<W>(sum);
       const float share = sum == 0 ? 0 : 1 / sum;
       for (int64_t n = lane; n < N; n += W) weight[n] = __expf(logit(n) - most) * share;
     }
@@ -82,20 +74,14 @@ __global__ void __launch_bounds__(kRowThreads) mass_gradient_kernel(const __grid
       const float2 a = __bfloat1622float2(g[d]), b = __bfloat1622float2(o[d]);
       dot += a.x * b.x + a.y * b.y;
     }
-    dot = -p.alpha * sum_of<32>(dot);
+    dot = -p.alpha * sum_lanes<32>(dot);
     for (int64_t n = lane; n < p.N; n += 32) p.grad_lse[row * p.N + n] = dot * p.known_weight[row * p.N + n];
   }
 }
 
-unsigned blocks_of(int64_t rows, int64_t a_block) {
-  constexpr int64_t kMost = 1 << 20;
-  const int64_t blocks = (rows + a_block - 1) / a_block;
-  return static_cast<unsigned>(blocks < kMost ? blocks : kMost);
-}
-
 template <int W, int K>
 void launch_weights(const MassParams& p, cudaStream_t stream) {
-  mass_weights_kernel<W, K><<<blocks_of(p.rows, kRowThreads / W), kRowThreads, 0, stream>>>(p);
+  mass_weights_kernel<W, K><<<blocks_for(p.rows, kRowThreads / W), kRowThreads, 0, stream>>>(p);
 }
 
 }  // namespace
@@ -118,7 +104,7 @@ cudaError_t launch_mass_weights(const MassParams& p, cudaStream_t stream) {
 }
 
 cudaError_t launch_mass_gradient(const MassParams& p, cudaStream_t stream) {
-  mass_gradient_kernel<<<blocks_of(p.rows, kRowThreads / 32), kRowThreads, 0, stream>>>(p);
+  mass_gradient_kernel<<<blocks_for(p.rows, kRowThreads / 32), kRowThreads, 0, stream>>>(p);
   return cudaGetLastError();
 }
 

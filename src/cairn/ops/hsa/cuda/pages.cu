@@ -9,6 +9,7 @@
 
 #include "cairn/ops/cuda/bytes.cuh"
 #include "cairn/ops/cuda/dependent.cuh"
+#include "cairn/ops/cuda/lanes.cuh"
 #include "cairn/ops/cuda/vector.cuh"
 #include "cairn/ops/hsa/cuda/mma.cuh"
 #include "cairn/ops/hsa/cuda/pages.h"
@@ -17,6 +18,8 @@ namespace cairn::hsa_cuda {
 namespace {
 
 using cuda::kEight;
+using cuda::max_lanes;
+using cuda::sum_lanes;
 
 [[maybe_unused]] constexpr int kWarps = 4, kThreads = 32 * kWarps, kRows = 16, kKeys = 16;
 constexpr int kMostCluster = 8;
@@ -38,16 +41,6 @@ __device__ inline uint32_t pack(float low, float high) {
 }
 __device__ inline uint32_t word_of(const uint4& x, int i) { return i == 0 ? x.x : i == 1 ? x.y : i == 2 ? x.z : x.w; }
 
-__device__ inline float sum_warp(float x) {
-#pragma unroll
-  for (int offset = 16; offset >= 1; offset /= 2) x += __shfl_xor_sync(kAll, x, offset);
-  return x;
-}
-__device__ inline float max_warp(float x) {
-#pragma unroll
-  for (int offset = 16; offset >= 1; offset /= 2) x = fmaxf(x, __shfl_xor_sync(kAll, x, offset));
-  return x;
-}
 __device__ inline float softplus(float x) { return x > 20 ? x : log1pf(expf(x)); }
 
 // The weights of the slots of one selection, by each warp for itself; lane l holds slots l, l + 32, ...
@@ -68,17 +61,17 @@ class Weights {
     float top = -INFINITY, sum = 0;
 #pragma unroll
     for (int j = 0; j < kEach; ++j) top = used_[j] ? fmaxf(top, score_[j]) : top;
-    top_ = max_warp(top);
+    top_ = max_lanes<32>(top);
 #pragma unroll
     for (int j = 0; j < kEach; ++j) sum += used_[j] ? expf(score_[j] - top_) : 0;
-    sum_ = sum_warp(sum);
+    sum_ = sum_lanes<32>(sum);
   }
   __device__ float of(int slot, float score) const {  // of a used one; by the whole warp
     if (!stick_) return expf(score - top_) / sum_;
     float before = 0;
 #pragma unroll
     for (int j = 0; j < kEach; ++j) before += j * 32 + lane_ <= slot ? soft_[j] : 0;
-    return expf(score - sum_warp(before));
+    return expf(score - sum_lanes<32>(before));
   }
 
  private:

@@ -28,11 +28,12 @@ struct UnionVisit {
   __device__ bool strip(int i) const { return (bits & (64u << i)) != 0; }
   __device__ uint32_t fetch() const { return bits >> 16; }
 };
-__device__ inline UnionVisit load_visit(uint32_t at) {
-  UnionVisit visit;
-  asm volatile("ld.shared.b32 %0, [%1];\n" : "=r"(visit.bits) : "r"(at) : "memory");
-  return visit;
+__device__ inline uint32_t load_word(uint32_t at) {
+  uint32_t word;
+  asm volatile("ld.shared.b32 %0, [%1];\n" : "=r"(word) : "r"(at) : "memory");
+  return word;
 }
+__device__ inline UnionVisit load_visit(uint32_t at) { return {load_word(at)}; }
 // A chunk that the thread block fetches, and how many of its warps do not need it.
 struct __align__(8) UnionFetch {
   uint32_t chunk, unconcerned;

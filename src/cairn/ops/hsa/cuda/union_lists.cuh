@@ -17,11 +17,6 @@ __device__ inline void store_if(bool condition, uint32_t at, uint32_t value) {
                "r"(value)
                : "memory");
 }
-__device__ inline uint32_t load_word(uint32_t at) {
-  uint32_t word;
-  asm volatile("ld.shared.b32 %0, [%1];\n" : "=r"(word) : "r"(at) : "memory");
-  return word;
-}
 
 // One warp, which merges the sorted lists of tile after tile into what is fetched for the tile and the visits of its warps, 32 chunks at a
 // time.
