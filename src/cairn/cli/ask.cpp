@@ -311,17 +311,7 @@ int run_ask(const Options& options) {
   // No stop handler: several processes would stop at different places and wait for each other.
   if (world->rank() > 0) return follow(options, opening, *world);
   Talk others(*world);
-  try {
-    code = talk(options, opening, std::move(questions), &others);
-  } catch (const Error& error) {  // between two batches, or the others are gone
-    std::fprintf(stderr, "cairn: %s\n", error.what());
-    code = error.exit_code();
-  }
-  try {
-    others.end(code);
-  } catch (const Error&) {  // nobody is there to hear it
-  }
-  return code;
+  return lead([&] { return talk(options, opening, std::move(questions), &others); }, [&](int exit_code) { others.end(exit_code); });
 }
 
 int run_generate(const Options& options) {

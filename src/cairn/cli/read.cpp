@@ -119,17 +119,7 @@ int run(const Options& options) {
     std::signal(SIGINT, SIG_IGN);  // process 0 stops at a place from which the reading goes on, and says so
     return reading.follow();
   }
-  try {
-    code = read(options, opening, &reading);
-  } catch (const Error& error) {  // between two parts, or the others are gone
-    std::fprintf(stderr, "cairn: %s\n", error.what());
-    code = error.exit_code();
-  }
-  try {
-    reading.end(code);
-  } catch (const Error&) {  // nobody is there to hear it
-  }
-  return code;
+  return lead([&] { return read(options, opening, &reading); }, [&](int exit_code) { reading.end(exit_code); });
 }
 
 }  // namespace

@@ -51,6 +51,21 @@ int together(World* world, const std::function<void()>& work) {
   return 0;
 }
 
+int lead(const std::function<int()>& work, const std::function<void(int exit_code)>& end) {
+  int code = 0;
+  try {
+    code = work();
+  } catch (const Error& error) {
+    std::fprintf(stderr, "cairn: %s\n", error.what());
+    code = error.exit_code();
+  }
+  try {
+    end(code);
+  } catch (const Error&) {  // nobody is there to hear it
+  }
+  return code;
+}
+
 void require_same(World* world, const std::string& text, const std::string& message) {
   if (world == nullptr) return;
   const auto hash = static_cast<int64_t>(std::hash<std::string>{}(text));

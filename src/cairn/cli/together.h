@@ -21,6 +21,11 @@ inline bool is_first(const World* world) { return world == nullptr || world->ran
 // prints why, and all return that exit code; else 0. Alone, what it throws is thrown.
 int together(World* world, const std::function<void()>& work);
 
+// Of process 0, which the others follow: runs `work`, whose exit code is returned. If it throws an Error, between two steps of the others
+// or because they are gone, that is printed, and its exit code returned. Then the others are told it by `end`, if they are there to hear
+// it.
+int lead(const std::function<int()>& work, const std::function<void(int exit_code)>& end);
+
 // UserError with `message` in all processes unless `text` is the same in all; for together(). Alone nothing.
 void require_same(World* world, const std::string& text, const std::string& message);
 
